@@ -1,0 +1,74 @@
+"""Sphinx settings: `sphinx-build -c docs nbs _docs/html` renders the notebooks with their stored outputs."""
+import sys
+from configparser import ConfigParser
+from importlib.util import find_spec
+from pathlib import Path
+
+here = Path(__file__).parent
+sys.path.insert(0, str(here))
+ini = ConfigParser(delimiters=["="])
+ini.read(here.parent / "settings.ini", encoding="utf-8")
+cfg = ini["DEFAULT"]
+
+project, author, release = cfg["lib_name"], cfg["author"], cfg["version"]
+copyright = author
+extensions = ["myst_nb", "sphinx_design", "sphinx_copybutton", "sphinxcontrib.bibtex", "sphinx.ext.viewcode",
+              "sphinx.ext.mathjax", "nbdev_sphinx"]
+exclude_patterns = ["_*", "**/_*", "**/.*"]
+
+# the notebooks
+nbdev_library = cfg["lib_path"]
+methods = ["baseline", "fsd", "fsd_strong", "adaptive", "dynamic", "fsd_adaptive"]
+nbdev_groups = [
+    ("Guide", ["guide/quickstart", "guide/train*", "guide/*data*", "guide/use*", "guide/*"]),
+    ("Definitions", ["0[1-5]_*"]),
+    ("Data", ["0[6-8]_*"]),
+    ("Training and experiments", ["09_*", "1[0-9]_*"]),
+    ("Experiments", [f"experiments/{m}" for m in (*methods, "*")]),
+    ("Measurements", ["benchmarks*"]),
+    ("Reference", ["references"]),
+]
+nb_execution_mode = "off"
+nb_merge_streams = True
+nb_output_stderr = "remove"
+nb_render_markdown_format = "myst"
+nb_code_prompt_show, nb_code_prompt_hide = "Source", "Source"
+myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath", "fieldlist", "tasklist"]
+myst_heading_anchors = 3
+numfig = True
+numfig_format = {"figure": "Figure %s"}
+math_eqref_format = "Equation ({number})"
+bibtex_bibfiles = ["refs.bib"]
+bibtex_reference_style = "author_year"
+
+# API entries
+add_module_names = False
+maximum_signature_line_length = 70
+python_display_short_literal_types = True
+python_use_unqualified_type_names = True
+toc_object_entries_show_parents = "hide"
+viewcode_follow_imported_members = False
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", rf"(?!{nbdev_library}).*")]  # types of other libraries have no page here
+
+# the site: one MathJax file, local fonts, nothing from elsewhere
+mathjax_path = "tex-svg-full.js"
+mathjax_files = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static/mathjax"
+html_static_path = ["_static", str(mathjax_files / mathjax_path)]
+html_theme = "furo"
+html_title = project
+html_logo = html_favicon = "_static/logo.svg"
+html_css_files = ["custom.css"]
+html_show_sourcelink = html_copy_source = html_show_sphinx = False
+pygments_style, pygments_dark_style = "default", "github-dark"
+
+
+def look(brand):
+    "Furo's variables for one colour of links and marks."
+    return {**dict.fromkeys(["color-brand-primary", "color-brand-content", "color-brand-visited"], brand),
+            "font-stack": "'Inter Variable', system-ui, sans-serif",
+            "font-stack--monospace": "'JetBrains Mono Variable', ui-monospace, monospace"}
+
+
+html_theme_options = {"navigation_with_keys": True, "footer_icons": [],
+                      "light_css_variables": look("#0b6e6e"), "dark_css_variables": look("#4fc3c3")}
