@@ -172,7 +172,7 @@ _PROSE = re.compile(r"""
   | \{[\w:-]+\}`[^`]+` | ``.+?`` | !?\[[^\]]*\]\([^)]*\) | (?<!\$)\$[^$\n]+\$(?!\$)  # roles, code, links, formulas
   | \$\$ (?P<equation>.*?) \$\$ (?: [ \t]* \{\#(?P<label>[\w-]+)\} )?
   | ` (?P<code>[^`\n]+) `
-  | (?<=\w) (?P<times>\*) (?=\w)
+  | (?<=\w) (?P<times>\*) (?=\w) | (?P<angle><) (?=[A-Za-z/])
   | \[ (?P<cite>@[^\]]+) \]
   | (?<![\w`/]) @ (?P<ref>[A-Za-z][\w-]*)
 """, re.M | re.S | re.X)
@@ -182,12 +182,14 @@ def rewrite(
     markdown: str,  # a Markdown cell, docstring or comment
     links: dict[str, str],  # exported names to their full names
     keys: set[str] = frozenset(),  # citation keys
+    html: bool = True,  # whether `<name>` is a tag; in comments and docstrings it is a placeholder
 ) -> str:  # the same in MyST
     "Citations, references, equation labels and links to exported names; headings, code and links stay as they are."
     def replace(m):
         if m["label"]: return f"$${m['equation']}$$ ({m['label']})"
         if full := links.get((m["code"] or "").removesuffix("()")): return f"{{py:obj}}`{m['code']} <{full}>`"
         if m["times"]: return "\\*"  # a product such as h*w, not emphasis
+        if m["angle"]: return "<" if html else "\\<"
         if m["cite"]: return "{cite:p}`" + ",".join(k.strip(" @") for k in m["cite"].split(";")) + "`"
         if m["ref"] and m["ref"].startswith("fig-"): return f"{{numref}}`{m['ref']}`"
         if m["ref"] and m["ref"].startswith("eq-"): return f"{{eq}}`{m['ref']}`"
@@ -228,12 +230,13 @@ def convert(
     links = links | link_table([notebook], library)  # its own names first
     module, cells = "", []
 
-    def text(s): return rewrite(s, links, keys)
+    def text(s, html=False): return rewrite(s, links, keys, html)
     def prose(s): cells.append({"cell_type": "markdown", "id": f"cell-{len(cells)}", "metadata": {}, "source": s})
 
     for cell in notebook["cells"]:
         source = source_of(cell)
-        if cell["cell_type"] == "markdown": prose(text(re.sub(r"^- skip_\w+:.*\n?", "", source, flags=re.M)))  # nbdev's settings
+        if cell["cell_type"] == "markdown":
+            prose(text(re.sub(r"^- skip_\w+:.*\n?", "", source, flags=re.M), html=True))  # without nbdev's settings
         if cell["cell_type"] != "code": continue
         given, code = split_directives(source)
         if "default_exp" in given:
@@ -245,7 +248,7 @@ def convert(
         if exported := next((k for k in ("export", "exports") if k in given), None):
             defined = entries(code, links)
             for e in defined: prose(e.markdown(f"{library}.{given[exported] or module}", text))
-            long = any(e.kind == "data" and not e.options for e in defined)  # a constant whose value its entry cannot show
+            long = any(e.kind == "data" and not e.options for e in defined)  # its entry cannot show the value
             if exported == "export" and not long: continue
             tags.append("hide-input")
         if caption := given.get("fig-cap"):

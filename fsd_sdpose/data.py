@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PIXEL_STD', 'AREA_SHARE', 'IMAGENET_MEAN', 'IMAGENET_STD', 'LAYOUTS', 'LSP_KEYPOINTS', 'LSP_LIMBS', 'LSP_SPLITS',
            'box_to_center_scale', 'crop_matrix', 'apply_matrix', 'invert_matrix', 'Augmentation', 'half_body_crops',
-           'random_crop', 'mirror_matrix', 'reach', 'read_json', 'write_json', 'keypoint_category', 'image_table',
-           'bad_annotation', 'clip_box', 'as_person', 'left_out', 'annotated_people', 'bad_detection',
+           'random_crop', 'mirror_matrix', 'reach', 'read_json', 'write_json', 'keypoint_category', 'is_whole',
+           'image_table', 'bad_annotation', 'clip_box', 'as_person', 'left_out', 'annotated_people', 'bad_detection',
            'detected_people', 'People', 'people_arrays', 'jpeg_complete', 'read_image', 'sample_rng', 'Crops',
            'plan_crops', 'warp_rect', 'image_rects', 'image_stats', 'cache_name', 'read_note', 'locked', 'write_rects',
            'build_cache', 'remove_leftovers', 'CropCache', 'PoseDataset', 'box_label', 'check_arguments',
@@ -196,9 +196,10 @@ def keypoint_category(
 ) -> tuple[dict, Skeleton]:  # the category that has keypoints, and its skeleton
     "The one category with keypoints; raises `ValueError` where there is none, more than one, or an unknown one."
     for k in ('images', 'annotations', 'categories'):
-        if not isinstance(data, dict) or not isinstance(data.get(k), list):
-            raise ValueError(f"{path} is not a COCO annotation file: it has no list '{k}'")
-    found = [c for c in data['categories'] if c.get('keypoints')]
+        found = data.get(k) if isinstance(data, dict) else None
+        if not isinstance(found, list) or not all(isinstance(v, dict) for v in found):
+            raise ValueError(f"{path} is not a COCO annotation file: it has no list '{k}' of objects")
+    found = [c for c in data['categories'] if isinstance(c.get('keypoints'), list) and c['keypoints']]
     if len(found) != 1:
         raise ValueError(f"{path} has {len(found)} categories with keypoints, 1 is needed "
                          "(a file like person_keypoints_*.json, not instances_*.json)")
@@ -208,6 +209,10 @@ def keypoint_category(
         raise ValueError(f"{path}: {e}") from e
 
 # %% ../nbs/07_data.ipynb #ee88db95
+def is_whole(value) -> bool:
+    "Whether `value` is a whole number that fits an array."
+    return isinstance(value, int) and abs(value) < 2**63
+
 def image_table(
     data: dict,  # a COCO annotation file
     path,  # its name, for messages
@@ -217,9 +222,10 @@ def image_table(
     for im in data['images']:
         if missing := [k for k in ('id', 'file_name', 'width', 'height') if im.get(k) is None]:
             raise ValueError(f"{path}: image {im.get('id', im.get('file_name'))} lacks {missing}")
-        if not all(isinstance(im[k], int) for k in ('id', 'width', 'height')) or min(im['width'], im['height']) < 1:
-            size = f"{im['width']}x{im['height']}"
-            raise ValueError(f"{path}: image {im['id']!r} ({size} px) needs a whole-numbered id and size")
+        named = is_whole(im['id']) and isinstance(im['file_name'], str)
+        if not named or not all(is_whole(im[k]) and 1 <= im[k] < 2**31 for k in ('width', 'height')):
+            size = f"{im['width']}x{im['height']} px"
+            raise ValueError(f"{path}: image {im['id']!r} ({size}) needs a file name and a whole-numbered id and size")
         if im['id'] in out:
             raise ValueError(f"{path}: image id {im['id']} occurs twice")
         out[im['id']] = im
@@ -234,20 +240,22 @@ def bad_annotation(
     "Check one person's annotation."
     if missing := [k for k in ('id', 'image_id', 'bbox', 'keypoints') if a.get(k) is None]:
         return f"lacks {missing}"
-    if not isinstance(a['id'], int):
-        return "has an id that is not a whole number"
+    if not is_whole(a['id']) or not is_whole(a['image_id']):
+        return f"has the id {a['id']!r} and the image id {a['image_id']!r}; whole numbers are needed"
     if a['image_id'] not in images:
         return f"belongs to image {a['image_id']}, which is not in the file"
     try:
-        box, kp, area = (np.asarray(v, np.float64) for v in (a['bbox'], a['keypoints'], a.get('area') or 0))
+        area = 0. if a.get('area') is None else a['area']
+        box, kp, area = (np.asarray(v, np.float64) for v in (a['bbox'], a['keypoints'], area))
     except (TypeError, ValueError):
         return "has a box, area or keypoints that are not numbers"
     if kp.shape != (3 * num_keypoints,):
-        return f"has {kp.size} keypoint values, {3 * num_keypoints} are needed ({num_keypoints} times x, y, v)"
+        nested = '' if kp.ndim == 1 else ' in nested lists'
+        return f"has {kp.size} keypoint values{nested}, {3 * num_keypoints} are needed ({num_keypoints} times x, y, v)"
     if box.shape != (4,) or not np.isfinite(box).all():
         return f"has the box {a['bbox']}, not four finite numbers"
-    if not np.isfinite(kp).all() or not np.isfinite(area):
-        return "has keypoints or an area that are not finite"
+    if not np.isfinite(kp).all() or area.ndim or not np.isfinite(area):
+        return "has keypoints or an area that are not finite numbers"
     if not np.isin(kp[2::3], (0, 1, 2)).all():
         return f"has visibility flags {sorted(set(kp[2::3].tolist()))}, not 0, 1 or 2"
     if min(box[2:]) < 0:
@@ -303,8 +311,6 @@ def annotated_people(
     (cat, skeleton), images = keypoint_category(data, path), image_table(data, path)
     people, skipped, filtered, known = [], [], Counter(), set()
     for a in data['annotations']:
-        if not isinstance(a, dict):
-            raise ValueError(f"{path}: an annotation is {a!r}, not an object")
         if why := left_out(a, cat['id']):
             filtered[why] += 1
             continue
@@ -334,6 +340,8 @@ def bad_detection(
     missing = [f for f in ('image_id', 'bbox', 'score') if not isinstance(d, dict) or d.get(f) is None]
     if missing:
         return f"lacks {missing}"
+    if not is_whole(d['image_id']):
+        return f"has the image id {d['image_id']!r}; a whole number is needed"
     try:
         ok = np.shape(d['bbox']) == (4,) and np.isfinite(np.asarray([*d['bbox'], d['score']], np.float64)).all()
     except (TypeError, ValueError):

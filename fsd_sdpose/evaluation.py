@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['CROWDED', 'CROWD_LEVELS', 'TOOL_LEVELS', 'MATCH_OKS', 'ERRORS', 'GOOD', 'NEAR', 'SCORE_THRESHOLD', 'RECALLS',
-           'joint_similarity', 'oks', 'read_ground_truth', 'read_results', 'write_results', 'crowd_index',
-           'crowd_images', 'coco_evaluator', 'accumulate', 'average_precision', 'match_people', 'error_types',
-           'joint_table', 'joint_scores', 'hotcoco_tables', 'evaluate', 'fix_errors', 'precision_recall', 'person_oks',
-           'person_scores', 'inference', 'predict', 'oks_nms', 'ImageMatches', 'image_matches', 'weighted_ap',
-           'paired_bootstrap', 'paired_seeds']
+           'joint_similarity', 'oks', 'read_ground_truth', 'read_results', 'write_results', 'labelled_people',
+           'crowd_index', 'crowd_images', 'coco_evaluator', 'accumulate', 'average_precision', 'match_people',
+           'error_types', 'joint_table', 'joint_scores', 'hotcoco_tables', 'evaluate', 'fix_errors', 'precision_recall',
+           'person_oks', 'person_scores', 'inference', 'predict', 'oks_nms', 'ImageMatches', 'image_matches',
+           'weighted_ap', 'paired_bootstrap', 'paired_seeds']
 
 # %% ../nbs/08_evaluation.ipynb #161a3e1a
 import io
@@ -61,14 +61,18 @@ def read_ground_truth(
     skip_bad: bool = False,  # leave bad annotations out instead of raising
 ) -> dict:  # images, annotations (complete and renumbered from 1) and the one category
     "Check and complete ground truth without changing the input; raises `ValueError` that names the bad annotation."
-    data, name = (ground_truth, 'ground truth') if isinstance(ground_truth, dict) else (read_json(ground_truth), ground_truth)
+    given = isinstance(ground_truth, dict)
+    data, name = (ground_truth, 'ground truth') if given else (read_json(ground_truth), str(ground_truth))
     category, skeleton = keypoint_category(data, name)
     images, k, people = image_table(data, name), skeleton.num_keypoints, []
     for a in data['annotations']:
-        if a.get('category_id', category['id']) != category['id']: continue
+        if a.get('category_id', category['id']) != category['id']:
+            continue
         if reason := bad_annotation(a, k, images):
-            if skip_bad: continue
-            raise ValueError(f"{name}: annotation {a.get('id')} {reason}; read_ground_truth(..., skip_bad=True) leaves it out")
+            if skip_bad:
+                continue
+            raise ValueError(f"{name}: annotation {a.get('id')} {reason}; "
+                             "read_ground_truth(..., skip_bad=True) leaves it out")
         people.append(_complete(a, len(people) + 1, category['id']))
     return dict(images=list(images.values()), annotations=people, categories=[category])
 
@@ -77,8 +81,9 @@ def _complete(a, number, category_id):
     "A copy of annotation `a` with every field that the COCO evaluation reads."
     labelled = int((np.asarray(a['keypoints'][2::3]) > 0).sum())
     area = a['area'] if a.get('area') is not None else AREA_SHARE * a['bbox'][2] * a['bbox'][3]
-    return dict(id=number, image_id=a['image_id'], category_id=category_id, bbox=list(a['bbox']), area=float(area),
-                keypoints=list(a['keypoints']), num_keypoints=labelled, iscrowd=int(a.get('iscrowd') or 0), ann_id=a.get('ann_id', a['id']))
+    return dict(id=number, ann_id=a.get('ann_id', a['id']), image_id=a['image_id'], category_id=category_id,
+                bbox=list(a['bbox']), area=float(area), keypoints=list(a['keypoints']), num_keypoints=labelled,
+                iscrowd=int(a.get('iscrowd') or 0))
 
 # %% ../nbs/08_evaluation.ipynb #9fe886b9
 _RESULT_FIELDS = ('image_id', 'category_id', 'keypoints', 'score')
@@ -88,31 +93,43 @@ def read_results(
     ground_truth: dict,  # of `read_ground_truth`
 ) -> list[dict]:  # the entries
     "Check results against ground truth; raises `ValueError` that names the first bad entry and the remedy."
-    rows, name = (read_json(results), str(results)) if isinstance(results, str | os.PathLike) else (results, 'results')
-    if not isinstance(rows, list): raise ValueError(f"{name} must be a list of COCO keypoint results, not {type(rows).__name__}")
-    if not rows: raise ValueError(f"{name} is empty: there is nothing to evaluate; run `predict` on this dataset first")
+    from_file = isinstance(results, str | os.PathLike)
+    rows, name = (read_json(results), str(results)) if from_file else (results, 'results')
+    if not isinstance(rows, list):
+        raise ValueError(f"{name} must be a list of COCO keypoint results, not {type(rows).__name__}")
+    if not rows:
+        raise ValueError(f"{name} is empty: there is nothing to evaluate; run `predict` on this dataset first")
     category = ground_truth['categories'][0]
     size, images = 3 * len(category['keypoints']), {im['id'] for im in ground_truth['images']}
     for n, r in enumerate(rows):
-        if reason := _bad_result(r, size, images, category['id']): raise ValueError(f"{name}: entry {n} {reason}")
+        if reason := _bad_result(r, size, images, category['id']):
+            raise ValueError(f"{name}: entry {n} {reason}")
     _check_finite(rows, name)
     return rows
 
 # %% ../nbs/08_evaluation.ipynb #0a374032
 def _bad_result(r, size, images, category_id):
     "What is wrong with the form of result `r`, None where nothing is."
-    if not isinstance(r, dict): return f"is not a dictionary but {type(r).__name__}"
-    if missing := [k for k in _RESULT_FIELDS if r.get(k) is None]: return f"lacks {missing}; each needs {list(_RESULT_FIELDS)}"
-    if r['image_id'] not in images: return f"belongs to image {r['image_id']}, which the ground truth does not have; is it of this split?"
-    if r['category_id'] != category_id: return f"has category_id {r['category_id']}, the ground truth's people have {category_id}"
-    if np.ndim(r['keypoints']) != 1 or len(r['keypoints']) != size:
-        return f"has {np.size(r['keypoints'])} keypoint values, {size} are needed ({size // 3} keypoints as x, y, score)"
+    if not isinstance(r, dict):
+        return f"is not a dictionary but {type(r).__name__}"
+    if missing := [k for k in _RESULT_FIELDS if r.get(k) is None]:
+        return f"lacks {missing}; each needs {list(_RESULT_FIELDS)}"
+    if not isinstance(r['image_id'], int) or r['image_id'] not in images:
+        return f"belongs to image {r['image_id']!r}, which the ground truth does not have; is it of this split?"
+    if r['category_id'] != category_id:
+        return f"has category_id {r['category_id']}, the ground truth's people have {category_id}"
+    if (n := len(r['keypoints']) if isinstance(r['keypoints'], list) else 'no list of') != size:
+        return f"has {n} keypoint values, {size} are needed ({size // 3} times x, y, score)"
     return None
 
 def _check_finite(rows, name):
     "Raise for coordinates or scores that are not finite numbers."
-    try: values = np.array([[*r['keypoints'], r['score']] for r in rows], np.float64)
-    except (TypeError, ValueError) as e: raise ValueError(f"{name} holds keypoints or scores that are not numbers ({e})") from e
+    try:
+        values = np.array([[*r['keypoints'], r['score']] for r in rows])
+    except ValueError as e:
+        raise ValueError(f"{name} holds nested keypoints or scores; each is one number ({e})") from e
+    if values.dtype.kind not in 'fiu':
+        raise ValueError(f"{name} holds keypoints or scores that are not numbers, such as text or null")
     if len(bad := np.flatnonzero(~np.isfinite(values).all(1))):
         raise ValueError(f"{name}: entry {bad[0]} (image {rows[bad[0]]['image_id']}) holds NaN or infinite values, "
                          f"as do {len(bad)} of {len(rows)} entries: the model that made them has diverged")
@@ -127,16 +144,23 @@ def write_results(
     write_json(path, results)
 
 # %% ../nbs/08_evaluation.ipynb #b300a2a0
+def labelled_people(
+    data: dict,  # of `read_ground_truth`
+) -> dict:  # image id -> list of annotations
+    "The people that count: with labelled joints, and not a crowd region."
+    people = defaultdict(list)
+    for a in data['annotations']:
+        if a['num_keypoints'] and not a['iscrowd']:
+            people[a['image_id']].append(a)
+    return people
+
+# %% ../nbs/08_evaluation.ipynb #d30f5b14
 def crowd_index(
     ground_truth,  # path of a COCO keypoint file, or its contents
 ) -> dict:  # image id -> Crowd Index, 0 for nobody or somebody alone
     "Crowd Index of every image, @eq-crowd-index."
     data = read_ground_truth(ground_truth)
-    index, people = {im['id']: 0. for im in data['images']}, defaultdict(list)
-    for a in data['annotations']:
-        if a['num_keypoints'] and not a['iscrowd']: people[a['image_id']].append(a)
-    for image, found in people.items(): index[image] = _crowd_index(found)
-    return index
+    return {im['id']: 0. for im in data['images']} | {i: _crowd_index(p) for i, p in labelled_people(data).items()}
 
 def _crowd_index(people):
     "Crowd Index of one image's labelled people."
@@ -149,7 +173,7 @@ def _crowd_index(people):
 
 # %% ../nbs/08_evaluation.ipynb #942d6b56
 CROWDED = .1  # AP (crowd) counts the images whose Crowd Index is above this
-CROWD_LEVELS = {'easy': (-math.inf, .1), 'medium': (.1, .8), 'hard': (.8, math.inf)}  # above the first, up to the second
+CROWD_LEVELS = {'easy': (-math.inf, .1), 'medium': (.1, .8), 'hard': (.8, math.inf)}  # above the one, up to the other
 _BELOW = {v: math.nextafter(v, 0) for v in (.2, .8)}  # the tool counts a bound itself with the harder level
 TOOL_LEVELS = {'easy': (-math.inf, _BELOW[.2]), 'medium': (_BELOW[.2], _BELOW[.8]), 'hard': (_BELOW[.8], math.inf)}
 
@@ -185,14 +209,14 @@ def coco_evaluator(
 def _as_detection(r, number):
     "A result as pycocotools wants it; as in its own `loadRes`, the area is the extent of the joints."
     x, y = np.asarray(r['keypoints'][0::3], float), np.asarray(r['keypoints'][1::3], float)
-    return dict(id=number, image_id=r['image_id'], category_id=r['category_id'], keypoints=r['keypoints'], score=r['score'],
-                area=float(np.ptp(x) * np.ptp(y)), bbox=[x.min(), y.min(), np.ptp(x), np.ptp(y)], iscrowd=0)
+    return {k: r[k] for k in _RESULT_FIELDS} | dict(
+        id=number, area=float(np.ptp(x) * np.ptp(y)), bbox=[x.min(), y.min(), np.ptp(x), np.ptp(y)], iscrowd=0)
 
 # %% ../nbs/08_evaluation.ipynb #9ebdaeeb
 def accumulate(
     evaluator: COCOeval,  # of `coco_evaluator`
     image_ids=None,  # images to count, None: all
-) -> tuple[np.ndarray, np.ndarray]:  # precision (10,101,3), recall (10,3): OKS thresholds, recalls, areas; -1 where nobody is
+) -> tuple[np.ndarray, np.ndarray]:  # precision (10,101,3): OKS thresholds, recalls, areas; recall (10,3); -1: nobody
     "Precision and recall of all images or some of them, by pycocotools."
     p = evaluator.params
     wanted = set(p.imgIds if image_ids is None else image_ids)
@@ -201,7 +225,8 @@ def accumulate(
     part.params.imgIds, part.params.catIds = [p.imgIds[n] for n in keep], p.catIds
     part._paramsEval = part.params
     part.evalImgs = [evaluator.evalImgs[a * len(p.imgIds) + n] for a in range(len(p.areaRng)) for n in keep]
-    with redirect_stdout(io.StringIO()): part.accumulate()
+    with redirect_stdout(io.StringIO()):
+        part.accumulate()
     return part.eval['precision'][:, :, 0, :, 0], part.eval['recall'][:, 0, :, 0]
 
 # %% ../nbs/08_evaluation.ipynb #31802412
@@ -225,7 +250,8 @@ def match_people(
     similarity, out = np.array(similarity, float), np.full(np.shape(similarity)[1], -1)
     for d, row in enumerate(similarity):
         row = np.where(out < 0, row, -1)
-        if row.size and row.max() >= threshold: out[row.argmax()] = d
+        if row.size and row.max() >= threshold:
+            out[row.argmax()] = d
     return out
 
 # %% ../nbs/08_evaluation.ipynb #9ed7140a
@@ -248,7 +274,8 @@ def error_types(
     others[n, own] = -1
     a, b, c = right[n, own], mirror[n, own], others.max(1)
     best = np.maximum(np.maximum(a, b), c)
-    return np.select([best < NEAR, (a == best) & (a >= GOOD), a == best, b == best], ['miss', 'good', 'jitter', 'inversion'], 'swap')
+    cases = dict(miss=best < NEAR, good=(a == best) & (a >= GOOD), jitter=a == best, inversion=b == best)
+    return np.select(list(cases.values()), list(cases), 'swap')  # the first that holds
 
 # %% ../nbs/08_evaluation.ipynb #104e51bd
 def joint_table(
@@ -257,11 +284,13 @@ def joint_table(
     skeleton: Skeleton | None = None,  # None: the one the file names
 ) -> pd.DataFrame:  # image_id, ann_id, joint, visibility, x, y, result (-1: none), similarity, error
     "One row per labelled joint: how near its prediction came and what went wrong."
-    data, rows, skeleton = _read(ground_truth, results, skeleton)
-    people, found = defaultdict(list), defaultdict(list)
-    for a in data['annotations']:
-        if a['num_keypoints'] and not a['iscrowd']: people[a['image_id']].append(a)
-    for n in np.argsort([-r['score'] for r in rows], kind='stable'): found[rows[n]['image_id']].append(int(n))
+    return _joint_table(*_read(ground_truth, results, skeleton))
+
+def _joint_table(data, rows, skeleton):
+    "`joint_table` of checked input."
+    people, found = labelled_people(data), defaultdict(list)
+    for n in np.argsort([-r['score'] for r in rows], kind='stable'):
+        found[rows[n]['image_id']].append(int(n))
     parts = [_image_joints(p, found[i], rows, skeleton) for i, p in people.items()]
     names = ('image_id', 'ann_id', 'joint', 'visibility', 'x', 'y', 'result', 'similarity', 'error')
     columns = [np.concatenate(c) for c in zip(*parts, strict=True)] if parts else [[] for _ in names]
@@ -274,7 +303,7 @@ def _read(ground_truth, results, skeleton):
     data = read_ground_truth(ground_truth)
     own = skeleton_for(data['categories'][0]['keypoints'])
     if skeleton is not None and skeleton.keypoints != own.keypoints:
-        raise ValueError(f"skeleton '{skeleton.name}' does not name the ground truth's keypoints, those of '{own.name}'")
+        raise ValueError(f"skeleton '{skeleton.name}' does not name the keypoints of the ground truth, '{own.name}'")
     return data, read_results(results, data), skeleton or own
 
 # %% ../nbs/08_evaluation.ipynb #6ff26349
@@ -292,16 +321,16 @@ def _image_joints(people, found, rows, skeleton):
         kind[hit] = error_types(near, hit, joints, visible, area, skeleton)
     p, j = np.nonzero(visible > 0)
     result = np.array([*found, -1])[match]  # index -1 picks the last: none
-    return (np.array([a['image_id'] for a in people])[p], np.array([a['ann_id'] for a in people])[p], j, visible[p, j].astype(int),
-            joints[p, j, 0], joints[p, j, 1], result[p], similarity[p, j], kind[p, j])
+    image, ann = np.array([(a['image_id'], a['ann_id']) for a in people]).T
+    return image[p], ann[p], j, visible[p, j].astype(int), *joints[p, j].T, result[p], similarity[p, j], kind[p, j]
 
 # %% ../nbs/08_evaluation.ipynb #62154637
 def joint_scores(
     table: pd.DataFrame,  # of `joint_table`
 ) -> dict:  # OKS, OKS_visible, OKS_occluded and OKS_<joint> in percent; NaN where nothing is labelled so
     "Mean similarity of the joints of each slice."
-    s = 100 * table['similarity']
-    out = dict(OKS=s.mean(), OKS_visible=s[table['visibility'] == 2].mean(), OKS_occluded=s[table['visibility'] == 1].mean())
+    s, v = 100 * table['similarity'], table['visibility']
+    out = dict(OKS=s.mean(), OKS_visible=s[v == 2].mean(), OKS_occluded=s[v == 1].mean())
     by_joint = s.groupby(table['joint'], observed=False).mean()
     return {k: float(v) for k, v in (out | {f'OKS_{j}': v for j, v in by_joint.items()}).items()}
 
@@ -312,8 +341,10 @@ def hotcoco_tables(
     skeleton: Skeleton,  # whose sigmas judge the joints
 ):  # function of image ids (None: all) -> precision and recall as in `accumulate`
     "Precision and recall by the optional package hotcoco; raises `ImportError` where it is not installed."
-    try: import hotcoco
-    except ImportError as e: raise ImportError("backend='hotcoco' needs the package hotcoco: pip install hotcoco") from e
+    try:
+        import hotcoco
+    except ImportError as e:
+        raise ImportError("backend='hotcoco' needs the package hotcoco: pip install hotcoco") from e
     truth = hotcoco.COCO(data)
     ev = hotcoco.COCOeval(truth, truth.load_res([{k: r[k] for k in _RESULT_FIELDS} for r in rows]), 'keypoints')
 
@@ -334,18 +365,20 @@ def evaluate(
     skeleton: Skeleton | None = None,  # whose sigmas judge the joints, None: the one the file names
     backend: str = 'pycocotools',  # or 'hotcoco': the same numbers, faster
     levels: dict = CROWD_LEVELS,  # of the Crowd Index, `TOOL_LEVELS` for those of the CrowdPose tool
-) -> dict:  # AP, AP50, AP75, AP_M, AP_L, AR, AP_crowd, AP_easy .. and the OKS of `joint_scores`, percent, NaN where nobody is
-    "Score results against ground truth; raises `ValueError` for input that cannot be scored."
+) -> dict:  # percent, NaN where nobody is: AP AP50 AP75 AP_M AP_L AR AP_crowd AP_easy .. OKS OKS_visible ..
+    "Score results by `average_precision`, `crowd_images` and `joint_scores`; raises `ValueError` for unusable input."
     data, rows, skeleton = _read(ground_truth, results, skeleton)
-    if backend == 'hotcoco': tables = hotcoco_tables(data, rows, skeleton)
+    if backend == 'hotcoco':
+        tables = hotcoco_tables(data, rows, skeleton)
     elif backend == 'pycocotools':
         evaluator = coco_evaluator(data, rows, skeleton)
         def tables(image_ids=None): return accumulate(evaluator, image_ids)
-    else: raise ValueError(f"backend is 'pycocotools' or 'hotcoco', not {backend!r}")
+    else:
+        raise ValueError(f"backend is 'pycocotools' or 'hotcoco', not {backend!r}")
     out = average_precision(*tables())
     for name, images in crowd_images(data, levels).items():
         out[f'AP_{name}'] = average_precision(*tables(images))['AP'] if images else math.nan
-    return out | joint_scores(joint_table(data, rows, skeleton))
+    return out | joint_scores(_joint_table(data, rows, skeleton))
 
 # %% ../nbs/08_evaluation.ipynb #5761a2a6
 def fix_errors(
@@ -354,7 +387,8 @@ def fix_errors(
     kinds=ERRORS,  # errors to cure
 ) -> list[dict]:  # results with those joints on their annotation
     "Results without some kinds of error; the input is not changed."
-    if bad := set(kinds) - set(ERRORS): raise ValueError(f"unknown kinds of error {sorted(bad)}; there are {ERRORS}")
+    if bad := set(kinds) - set(ERRORS):
+        raise ValueError(f"unknown kinds of error {sorted(bad)}; there are {ERRORS}")
     out = [dict(r, keypoints=list(r['keypoints'])) for r in results]
     cure = table[table['error'].isin(kinds)]
     for r, k, x, y in zip(cure['result'], cure['joint'].cat.codes, cure['x'], cure['y'], strict=True):
@@ -373,17 +407,18 @@ def precision_recall(
     grid, parts = np.linspace(.5, .95, 10), []
     for t in thresholds:
         n = int(np.abs(grid - t).argmin())
-        if abs(grid[n] - t) > 1e-9: raise ValueError(f"OKS threshold {t} is not one of .50, .55 .. .95")
+        if abs(grid[n] - t) > 1e-9:
+            raise ValueError(f"OKS threshold {t} is not one of .50, .55 .. .95")
         parts.append(pd.DataFrame(dict(OKS=f'{t:.2f}', recall=np.linspace(0, 1, 101), precision=precision[n, :, 0])))
     return pd.concat(parts, ignore_index=True)
 
 # %% ../nbs/08_evaluation.ipynb #b8ec88bf
 def person_oks(
     table: pd.DataFrame,  # of `joint_table`
-) -> pd.DataFrame:  # image_id, ann_id, result (-1: none), oks; best first
+) -> pd.DataFrame:  # image_id, ann_id, result (-1: none), oks, joints (number labelled); best first
     "OKS of every labelled person."
-    people = table.groupby(['image_id', 'ann_id', 'result'], as_index=False)['similarity'].mean()
-    return people.rename(columns={'similarity': 'oks'}).sort_values('oks', ascending=False, ignore_index=True)
+    people = table.groupby(['image_id', 'ann_id', 'result'])['similarity'].agg(oks='mean', joints='size').reset_index()
+    return people.sort_values('oks', ascending=False, ignore_index=True)
 
 # %% ../nbs/08_evaluation.ipynb #8b6210db
 SCORE_THRESHOLD = .2  # joints with a lower peak do not count towards the person's score
@@ -406,9 +441,11 @@ def inference(
     modes = [(m, m.training) for m in model.modules()]
     model.eval()
     try:
-        with torch.inference_mode(): yield model
+        with torch.inference_mode():
+            yield model
     finally:
-        for m, training in modes: m.training = training
+        for m, training in modes:
+            m.training = training
 
 # %% ../nbs/08_evaluation.ipynb #558e84b3
 def predict(
@@ -426,7 +463,9 @@ def predict(
             images = to_input(batch['image'], device)
             heatmaps = model.heatmaps(images).float()
             stride = _stride(images, heatmaps, skeleton)
-            if flip_test: heatmaps = flip_merge(heatmaps, model.heatmaps(images.flip(-1)).float(), skeleton.flip_index, shift=1)
+            if flip_test:
+                mirrored = model.heatmaps(images.flip(-1)).float()
+                heatmaps = flip_merge(heatmaps, mirrored, skeleton.flip_index, shift=1)
             joints, peaks = decode(heatmaps, stride, refine='dark', kernel=11)
             results += _as_results(batch, joints.cpu().double(), peaks.cpu().double(), category_id)
             detected |= bool((batch['ann_id'] < 0).any())
@@ -437,8 +476,9 @@ def _stride(images, heatmaps, skeleton):
     "Crop pixels per heatmap pixel; raises where the heatmaps have another joint count or shape than the crops."
     (h, w), (n, k, hh, ww) = images.shape[-2:], heatmaps.shape
     if k != skeleton.num_keypoints:
-        raise ValueError(f"the model predicts {k} keypoints, the dataset has {skeleton.num_keypoints} ('{skeleton.name}')")
-    if n != len(images) or h * ww != w * hh: raise ValueError(f"heatmaps {tuple(heatmaps.shape)} do not fit crops {tuple(images.shape)}")
+        raise ValueError(f"the model predicts {k} keypoints, not {skeleton.num_keypoints} as in the dataset")
+    if n != len(images) or h * ww != w * hh:
+        raise ValueError(f"heatmaps {tuple(heatmaps.shape)} do not fit crops {tuple(images.shape)}")
     return h / hh
 
 def _as_results(batch, joints, peaks, category_id):
@@ -458,26 +498,30 @@ def oks_nms(
     threshold: float = .9,  # OKS above which the weaker of two poses goes
 ) -> list[dict]:  # the rest, in the order given
     "Drop poses that repeat a surer pose of the same image."
-    if not 0 < threshold <= 1: raise ValueError(f"threshold is an OKS in (0, 1], not {threshold}")
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold is an OKS in (0, 1], not {threshold}")
     images, keep = defaultdict(list), []
-    for n in np.argsort([-r['score'] for r in results], kind='stable'): images[results[n]['image_id']].append(int(n))
+    for n in np.argsort([-r['score'] for r in results], kind='stable'):
+        images[results[n]['image_id']].append(int(n))
     for order in images.values():
         poses = np.array([results[n]['keypoints'] for n in order], float).reshape(len(order), -1, 3)[..., :2]
-        area = np.array([results[n].get('crop_area') or np.prod(np.ptp(p, axis=0)) for n, p in zip(order, poses, strict=True)])
+        extent = np.ptp(poses, axis=1).prod(-1)
+        area = np.array([results[n].get('crop_area') or e for n, e in zip(order, extent, strict=True)])
         same = joint_similarity(poses[:, None], poses, (area[:, None] + area) / 2, skeleton.sigmas).mean(-1) > threshold
         left = np.ones(len(order), bool)
         for i in range(len(order)):
-            if left[i]: left[i + 1:] &= ~same[i, i + 1:]
+            if left[i]:
+                left[i + 1:] &= ~same[i, i + 1:]
         keep += [n for n, ok in zip(order, left, strict=True) if ok]
     return [results[n] for n in sorted(keep)]
 
 # %% ../nbs/08_evaluation.ipynb #aa4280d4
 @dataclass(frozen=True)
 class ImageMatches:
-    "Matches of one result over all people sizes, surest prediction first: T thresholds, D predictions, I images."
-    image: np.ndarray  # (D,) position of the prediction's image
-    hit: np.ndarray  # (T,D) bool, finds a person
-    alarm: np.ndarray  # (T,D) bool, finds nobody
+    "Matches of one result at T thresholds over people of all sizes, D predictions, surest first, of I images."
+    image: np.ndarray  # (D,) position of the prediction's image in `ids`
+    hits: list  # T arrays: positions of the predictions that find a person
+    counted: np.ndarray  # (T,D) bool, hit or false alarm; the rest belongs to people nobody labelled
     people: np.ndarray  # (I,) labelled people of each image
     ids: list  # image ids, length I
 
@@ -488,11 +532,14 @@ def image_matches(
     ids = list(evaluator.params.imgIds)
     found = [(n, e) for n, e in enumerate(evaluator.evalImgs[:len(ids)]) if e is not None]
     people = np.zeros(len(ids))
-    for n, e in found: people[n] = (np.asarray(e['gtIgnore']) == 0).sum()
+    for n, e in found:
+        people[n] = (np.asarray(e['gtIgnore']) == 0).sum()
     image = np.concatenate([np.full(len(e['dtScores']), n) for n, e in found])
     order = np.argsort(-np.concatenate([e['dtScores'] for _, e in found]), kind='stable')
-    matched, ignored = (np.concatenate([e[k] for _, e in found], axis=1)[:, order] > 0 for k in ('dtMatches', 'dtIgnore'))
-    return ImageMatches(image[order], matched & ~ignored, ~matched & ~ignored, people, ids)
+    def flags(name):
+        return np.concatenate([e[name] for _, e in found], axis=1)[:, order] > 0
+    matched, ignored = flags('dtMatches'), flags('dtIgnore')
+    return ImageMatches(image[order], [np.flatnonzero(h) for h in matched & ~ignored], ~ignored, people, ids)
 
 # %% ../nbs/08_evaluation.ipynb #f8b57438
 RECALLS = np.linspace(0, 1, 101)
@@ -502,12 +549,15 @@ def weighted_ap(
     weight: np.ndarray,  # (I,) how often each image counts
 ) -> float:  # AP in percent, NaN where no person counts
     "Average precision, @eq-ap, of images that count several times or not at all."
-    if (people := (m.people * weight).sum()) == 0: return math.nan
-    w = weight[m.image]
-    hits, alarms = np.cumsum(m.hit * w, 1), np.cumsum(m.alarm * w, 1)
-    precision = np.maximum.accumulate((hits / (hits + alarms + np.spacing(1)))[:, ::-1], 1)[:, ::-1]
-    precision = np.pad(precision, ((0, 0), (0, 1)))  # 0 beyond the last recall
-    return 100 * float(np.mean([p[np.searchsorted(h / people, RECALLS)] for p, h in zip(precision, hits, strict=True)]))
+    if (people := (m.people * weight).sum()) == 0:
+        return math.nan
+    w, parts = weight[m.image], []
+    for hits, counted in zip(m.hits, m.counted, strict=True):  # precision only rises at a hit: no other place matters
+        found = np.cumsum(w[hits])
+        precision = found / (np.cumsum(w * counted)[hits] + np.spacing(1))
+        best = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0)  # 0 beyond the last recall
+        parts.append(best[np.searchsorted(found / people, RECALLS)])
+    return 100 * float(np.mean(parts))
 
 # %% ../nbs/08_evaluation.ipynb #f964e52e
 def paired_bootstrap(
@@ -520,16 +570,19 @@ def paired_bootstrap(
     skeleton: Skeleton | None = None,  # None: the one the file names
 ) -> dict:  # AP, reference, difference, low, high in points; images, resamples
     "Percentile interval of the AP difference of two results over the images they share."
-    if resamples < 1 or not 0 < level < 1: raise ValueError(f"resamples must be positive and level in (0, 1), not {resamples} and {level}")
+    if resamples < 1 or not 0 < level < 1:
+        raise ValueError(f"resamples must be positive and level in (0, 1), not {resamples} and {level}")
     a, b = (image_matches(coco_evaluator(*_read(ground_truth, r, skeleton))) for r in (results, reference))
     pool = np.flatnonzero(np.isin(a.ids, a.ids if image_ids is None else list(image_ids)))
-    if a.people[pool].sum() == 0: raise ValueError("none of these images has a labelled person: there is no AP to compare")
+    if a.people[pool].sum() == 0:
+        raise ValueError("none of these images has a labelled person: there is no AP to compare")
     rng, n = np.random.default_rng(seed), len(a.ids)
-    draws = [np.bincount(rng.choice(pool, len(pool)), minlength=n).astype(float) for _ in range(resamples)]
+    draws = (np.bincount(rng.choice(pool, len(pool)), minlength=n).astype(float) for _ in range(resamples))
     once = np.isin(np.arange(n), pool).astype(float)
     one, two = weighted_ap(a, once), weighted_ap(b, once)
-    low, high = np.nanpercentile([weighted_ap(a, w) - weighted_ap(b, w) for w in draws], [50 - 50 * level, 50 + 50 * level])
-    return dict(AP=one, reference=two, difference=one - two, low=float(low), high=float(high), images=len(pool), resamples=resamples)
+    drawn = [weighted_ap(a, w) - weighted_ap(b, w) for w in draws]
+    low, high = np.nanpercentile(drawn, [50 - 50 * level, 50 + 50 * level]).tolist()
+    return dict(AP=one, reference=two, difference=one - two, low=low, high=high, images=len(pool), resamples=resamples)
 
 # %% ../nbs/08_evaluation.ipynb #5f2f1e28
 def paired_seeds(
@@ -539,8 +592,10 @@ def paired_seeds(
 ) -> dict:  # difference (mean), low, high, seeds; low and high are NaN for a single seed
     "Mean paired difference over seeds with Student's interval, @eq-seeds; raises `ValueError` where the seeds differ."
     if scores.keys() != reference.keys() or not scores:
-        raise ValueError(f"a paired comparison needs the same seeds on both sides, not {sorted(scores)} and {sorted(reference)}")
+        raise ValueError(f"a pair needs the same seeds on both sides, not {sorted(scores)} and {sorted(reference)}")
     d = np.array([scores[k] - reference[k] for k in scores], float)
-    if not np.isfinite(d).all(): raise ValueError(f"the scores of seeds {[k for k, v in zip(scores, d, strict=True) if not np.isfinite(v)]} are not finite")
-    half = stats.t.ppf((1 + level) / 2, len(d) - 1) * d.std(ddof=1) / math.sqrt(len(d)) if len(d) > 1 else math.nan
+    if bad := [k for k, v in zip(scores, d, strict=True) if not np.isfinite(v)]:
+        raise ValueError(f"the scores of seeds {bad} are not finite")
+    n = len(d)
+    half = stats.t.ppf((1 + level) / 2, n - 1) * d.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
     return dict(difference=float(d.mean()), low=float(d.mean() - half), high=float(d.mean() + half), seeds=len(d))

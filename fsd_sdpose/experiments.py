@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['METHODS', 'PAPER_EPOCHS', 'STUDIES', 'resolve_loss', 'Study', 'resolve', 'adapt_losses', 'data_folder',
            'cache_folder', 'subset_file', 'study_files', 'git_state', 'device_name', 'environment', 'peak_memory_mb',
-           'sha256', 'weights_digest', 'write_run', 'run_experiment', 'gather', 'gather_history', 'expected_table',
-           'paired_gain', 'ap_table', 'conditions', 'to_markdown', 'write_table']
+           'sha256', 'weights_digest', 'write_run', 'run_experiment', 'study_sets', 'load_run', 'gather',
+           'gather_history', 'expected_table', 'paired_gain', 'ap_table', 'conditions', 'to_markdown', 'write_table']
 
 # %% ../nbs/11_experiments.ipynb #8e9d9c96
 import hashlib
@@ -26,13 +26,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 
 import fsd_sdpose
 from .data import Augmentation, PoseDataset
-from .models import VARIANTS, sdpose
+from .evaluation import paired_seeds
+from .models import VARIANTS, SDPose, sdpose
 from .synthetic import make_dataset
-from .training import TrainConfig, fit, make_config, pick_device, save_weights, validate
+from .training import TrainConfig, fit, load_weights, make_config, pick_device, save_weights, validate
 
 # %% ../nbs/11_experiments.ipynb #71f4a942
 _TOKEN = dict(type='TokenDistilLoss', loss_weight=5e-6)
@@ -275,6 +275,27 @@ def run_experiment(
     write_run(out, record, history.assign(method=method, seed=seed))
     return record
 
+# %% ../nbs/11_experiments.ipynb #4853d89c
+def study_sets(
+    record: dict,  # from `run_experiment`
+    data=None,  # folder of the real datasets, as for `data_folder`
+) -> tuple[PoseDataset, PoseDataset]:  # training and validation set
+    "The datasets of a run, from its record."
+    overrides = record['overrides']
+    s, config = resolve(record['study'], record['method'], record['seed'], overrides)
+    with tempfile.TemporaryDirectory() as scratch: return _datasets(s, config, study_files(s, data, scratch))
+
+def load_run(
+    folder,  # of a run
+) -> tuple[dict, pd.DataFrame, SDPose]:  # record, history, and the model with its weights where they were kept, else None
+    "Read a run back; raises `FileNotFoundError` where there is no record."
+    folder = Path(folder)
+    if not (folder / 'record.json').exists(): raise FileNotFoundError(f"no record.json in {folder}")
+    record, history, model = json.loads((folder / 'record.json').read_text()), pd.read_csv(folder / 'history.csv'), None
+    if (folder / 'weights.safetensors').exists():
+        model = load_weights(sdpose(record['config']['variant'], record['data']['train']['keypoints']), folder / 'weights.safetensors').eval()
+    return record, history, model
+
 # %% ../nbs/11_experiments.ipynb #67806d31
 def gather(
     study: str = 'demo',  # a study's name
@@ -324,10 +345,9 @@ def paired_gain(
     for a, b in pairs:
         differ = [k for k in ('initial_weights', 'epochs', 'people', 'overrides', 'boxes', 'flip_test', 'precision') if a[k] != b[k]]
         if differ: raise ValueError(f"seed {a.name[1]}: {method} and baseline differ in {', '.join(differ)} and cannot be compared")
-    d = np.array([a[metric] - b[metric] for a, b in pairs], float)
-    if not len(d): return np.nan, np.nan, 0
-    half = stats.t.ppf(.975, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d)) if len(d) > 1 else np.nan
-    return d.mean(), half, len(d)
+    if not pairs or any(np.isnan(r[metric]) for p in pairs for r in p): return np.nan, np.nan, 0
+    gain = paired_seeds(*({s: p[i][metric] for s, p in zip(seeds, pairs, strict=True)} for i in (0, 1)))
+    return gain['difference'], gain['high'] - gain['difference'], gain['seeds']
 
 # %% ../nbs/11_experiments.ipynb #d3c7a177
 def ap_table(

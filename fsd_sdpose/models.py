@@ -297,7 +297,7 @@ def _check_images(images, size):
 def init_weights(
     model: nn.Module,  # initialised in place
 ):
-    "Initialise the parameters as the released code does, from torch's global generator."
+    "Initialise the parameters as the released code and TokenPose do, from torch's global generator."
     for m in model.modules():
         if isinstance(m, nn.Conv2d): nn.init.normal_(m.weight, std=.001)
         if isinstance(m, nn.Linear):

@@ -7,11 +7,10 @@ __all__ = ['TrainConfig', 'make_config', 'total_loss', 'build_losses', 'lr_facto
            'pick_device', 'validate', 'fit', 'save_weights', 'load_weights']
 
 # %% ../nbs/09_training.ipynb #53ac3c38
-import math
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 

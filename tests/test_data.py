@@ -320,6 +320,36 @@ def test_bad_annotation_file_is_named(toy, tmp_path, message):
         PoseDataset(_write(tmp_path / 'bad.json', _change(toy[2], BAD_FILES[message])), toy[1])
 
 
+JUNK = [None, 'x', [], {}, -1, 0, 2**70, 1e308, float('nan'), True, [[1]], ['a'], {'a': 1}, [None] * 4]
+
+
+@pytest.mark.parametrize('junk', JUNK, ids=repr)
+def test_junk_anywhere_is_a_clear_error_or_harmless(toy, tmp_path, junk):
+    "Whatever stands in whatever field: samples, or an error that names the file."
+    places = [(part, field) for part in ('images', 'annotations', 'categories') for field in toy[2][part][0]]
+    for part, field in [*places, ('images', None), ('annotations', None), ('categories', None), (None, None)]:
+        def change(c, part=part, field=field):
+            if field:
+                c[part][0][field] = junk
+            else:
+                c[part] = [junk]
+        content = junk if part is None else _change(toy[2], change)
+        try:
+            assert len(PoseDataset(_write(tmp_path / 'junk.json', content), toy[1])[0]) == 9
+        except (ValueError, FileNotFoundError) as e:
+            assert 'junk.json' in str(e) or 'images' in str(e), (part, field, e)
+
+
+@pytest.mark.parametrize('junk', JUNK, ids=repr)
+def test_junk_among_detections(toy, tmp_path, junk):
+    box = dict(image_id=2, category_id=1, bbox=[5, 6, 50, 70], score=.9)
+    for content in [junk, [junk], *([box | {field: junk}] for field in box)]:
+        try:
+            PoseDataset(*toy[:2], boxes=_write(tmp_path / 'found.json', content))[0]
+        except ValueError as e:
+            assert 'found.json' in str(e), e
+
+
 def test_broken_json_and_missing_file_are_named(toy, tmp_path):
     (tmp_path / 'cut.json').write_text(toy[0].read_text()[:-40])
     with pytest.raises(ValueError, match='cut.json is not valid JSON'):
@@ -538,8 +568,9 @@ def test_full_disk_is_said_before_the_work(toy, tmp_path, monkeypatch):
 
 
 def _sum_of_samples(args):
+    cv2.setNumThreads(0)  # as in the loader's workers: thread pools do not survive a fork
     ds = PoseDataset(*args[:2], augment=Augmentation(), cache=args[2])
-    return [int(s['image'].sum()) for s in ds]
+    return [int(s['image'].numpy().sum()) for s in ds]
 
 
 def test_concurrent_runs_share_one_cache(toy, tmp_path):

@@ -154,6 +154,11 @@ def test_link_table():
 def test_prose_is_rewritten(markdown, myst): assert bridge.rewrite(markdown, {"f": "lib.m.f"}, {"key"}) == myst
 
 
+def test_placeholders_are_not_tags():
+    assert bridge.rewrite("a/<run>/b < 1, `<x>`", {}, html=False) == "a/\\<run>/b < 1, `<x>`"
+    assert bridge.rewrite("one<br>two", {}) == "one<br>two"
+
+
 def test_hidden_cells_go_and_definitions_stay():
     cells = converted()
     text = "\n".join(c["source"] for c in cells)

@@ -1,0 +1,10 @@
+"""Tests keep what they generate in a folder of their own, and use one thread each so that they can run side by side."""
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+
+if not os.environ.get("FSD_CACHE"):
+    os.environ["FSD_CACHE"] = str(Path(tempfile.gettempdir()) / "fsd_sdpose_tests")
+torch.set_num_threads(1)

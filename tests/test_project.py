@@ -1,0 +1,130 @@
+"""What holds of the project as a whole: its shape, its notebooks, and what importing the losses costs."""
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not any(q[0] in "_." for q in p.relative_to(ROOT).parts))
+ROOMS = ["skeletons", "heatmaps", "masks", "losses", "models", "synthetic", "data", "evaluation", "training", "prediction", "experiments", "figures", "cli"]
+
+
+def name(p):
+    return p.relative_to(ROOT / "nbs").as_posix()
+
+
+def code_cells(p):
+    return [c for c in json.loads(p.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+
+
+def source(c):
+    return "".join(c["source"])
+
+
+def test_default_exp_is_unique():
+    "Two notebooks with one `default_exp` would silently overwrite each other's module."
+    exported = Counter(m for p in NOTEBOOKS for c in code_cells(p) for m in re.findall(r"^#\|\s*default_exp\s+(\S+)", source(c), flags=re.M))
+    assert exported and max(exported.values()) == 1, exported
+
+
+@pytest.mark.parametrize("nb", NOTEBOOKS, ids=name)
+def test_notebook_is_a_document(nb):
+    "Starts with a title and a promise, keeps its outputs, holds no error and nothing of the machine it ran on."
+    cells = json.loads(nb.read_text(encoding="utf-8"))["cells"]
+    assert re.match(r"# .+\n\n?> .+", source(cells[0])), "the first cell is '# Title' and '> promise'"
+    outputs = [o for c in code_cells(nb) for o in c["outputs"]]
+    assert outputs, "no stored outputs: run tools/run_notebooks.py"
+    assert not any(o["output_type"] == "error" for o in outputs)
+    text = json.dumps([{k: v for k, v in o.items() if k != "data"} | {k: v for k, v in o.get("data", {}).items() if not k.startswith("image")} for o in outputs])
+    assert not re.search(r"/(root|home|work|tmp|Users)/", text), "an output names a path of the machine it ran on"
+    exports = [len(source(c).splitlines()) for c in code_cells(nb) if re.match(r"#\|\s*exports?\b", source(c))]
+    assert max(exports, default=0) <= 60, "an export cell is a page long: split it"
+
+
+@pytest.mark.parametrize("nb", [p for p in NOTEBOOKS if "experiments" in p.parts], ids=name)
+def test_experiments_have_one_parameters_cell(nb):
+    "Without the tag papermill runs at the defaults, warns and exits 0."
+    assert sum("parameters" in c["metadata"].get("tags", []) for c in code_cells(nb)) == 1
+
+
+def test_modules_import_only_from_rooms_above():
+    for i, room in enumerate(ROOMS):
+        file = ROOT / "fsd_sdpose" / f"{room}.py"
+        if not file.exists():
+            continue
+        used = set(re.findall(r"^\s*from \.(\w+) import", file.read_text(encoding="utf-8"), flags=re.M))
+        used |= set(re.findall(r"^\s*from fsd_sdpose\.(\w+) import", file.read_text(encoding="utf-8"), flags=re.M))
+        assert used <= set(ROOMS[:i]), f"{room} imports {used - set(ROOMS[:i])}"
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+
+def test_losses_import_without_development_tools():
+    loaded = run("import sys, fsd_sdpose.losses; print(' '.join(sys.modules))").split()
+    assert not {"nbdev", "fastcore", "execnb", "IPython", "papermill", "pandas", "matplotlib", "cv2", "scipy"} & set(loaded)
+
+
+def test_losses_import_is_as_quick_as_torch():
+    "Importing the losses takes no longer than importing torch plus 0.3 s (best of three, in turn)."
+    def seconds(module):
+        start = time.perf_counter()
+        run(f"import {module}")
+        return time.perf_counter() - start
+    pairs = [(seconds("torch"), seconds("fsd_sdpose.losses")) for _ in range(3)]
+    assert min(b for _, b in pairs) - min(a for a, _ in pairs) < 0.3, pairs
+
+
+def test_library_imports_no_development_tool():
+    "nbdev and its kin are for development only."
+    for file in (ROOT / "fsd_sdpose").glob("*.py"):
+        if file.name != "_modidx.py":
+            assert not re.search(r"^\s*(import|from) (nbdev|fastcore|execnb|papermill|jupytext|pytest|IPython)\b", file.read_text(encoding="utf-8"), flags=re.M), file.name
+
+
+def test_text_files_have_unix_line_endings_and_no_machine_paths():
+    files = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT)
+    if files.returncode:
+        pytest.skip("not a git checkout")
+    for f in files.stdout.split():
+        path = ROOT / f
+        if path.suffix in (".png", ".woff2", ".ico", ".jpg") or not path.is_file():
+            continue
+        data = path.read_bytes()
+        assert b"\r\n" not in data, f
+        assert not re.search(rb"/(root|home/\w+)/\w", data), f
+
+
+def test_every_run_record_is_whole():
+    "Committed results are records: each names its commit, device, seed and metrics, and nothing else lies in results/."
+    for record in (ROOT / "results").rglob("record.json"):
+        r = json.loads(record.read_text(encoding="utf-8"))
+        assert {"study", "method", "seed", "config", "data", "metrics", "environment", "untrained", "initial_weights"} <= r.keys(), record
+        assert record.parent.name == f"{r['method']}-seed{r['seed']}" and record.with_name("history.csv").exists()
+        assert re.fullmatch(r"[0-9a-f]{40}", r["environment"]["commit"] or ""), record
+    odd = [p for p in (ROOT / "results").rglob("*") if p.suffix in (".ipynb", ".pth", ".pt", ".safetensors", ".ckpt")]
+    assert not odd, odd
+
+
+def test_tables_are_generated_from_records(tmp_path):
+    "The committed tables are exactly what the records say."
+    from shutil import copytree
+
+    from fsd_sdpose.experiments import write_table
+    tables = sorted((ROOT / "results").glob("*/table.md"))
+    if not tables:
+        pytest.skip("no tables are committed")
+    for table in tables:
+        study = table.parent.name
+        copytree(table.parent, tmp_path / study)
+        text = write_table(study, tmp_path, ROOT / "results")
+        assert table.read_text(encoding="utf-8") == text, f"{study}: run write_table again"
+        assert (tmp_path / study / "table.csv").read_bytes() == (table.parent / "table.csv").read_bytes()
+    assert os.listdir(tmp_path)
