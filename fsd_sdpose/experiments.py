@@ -84,12 +84,15 @@ class Study:
 
 # %% ../nbs/11_experiments.ipynb #e8f48771
 STUDIES = dict(
-    demo=Study('synthetic people, nano model', train='synthetic', val='synthetic', train_images=1500, val_images=250,
-        scene=dict(size=(192, 192)),
-        settings=dict(variant='n', epochs=10, batch_size=32, base_batch=32, lr=2e-3, warmup_steps=60, milestones=(.8, .95))),
-    lspet=Study('Leeds Sports Pose Extended, 8,000 training and 1,000 validation photographs', train='lspet/person_keypoints_train.json',
+    demo=Study('synthetic people, nano model', train='synthetic', val='synthetic', train_images=2400, val_images=250,
+        scene=dict(size=(160, 120), people=1, clutter=(0., .5)), augment=dict(rotation=15., half_body=0.),
+        settings=dict(variant='n', epochs=6, batch_size=16, base_batch=16, lr=2e-3, warmup_steps=50, milestones=(.85,))),
+    lspet=Study('Leeds Sports Pose Extended, 8,000 training and 1,000 validation photographs, SDPose-S-V1', train='lspet/person_keypoints_train.json',
         val='lspet/person_keypoints_val.json', images='lspet/images',
-        settings=dict(variant='s_v1', epochs=40, batch_size=64, base_batch=64, lr=5e-4, warmup_steps=500, precision='bf16', workers=8, val_every=5)))
+        settings=dict(variant='s_v1', epochs=100, batch_size=128, base_batch=128, lr=1e-3, warmup_steps=300, precision='bf16', workers=8, val_every=10)),
+    lspet_nano=Study('Leeds Sports Pose Extended, 8,000 training and 1,000 validation photographs, nano model', train='lspet/person_keypoints_train.json',
+        val='lspet/person_keypoints_val.json', images='lspet/images', augment=dict(rotation=15.),
+        settings=dict(variant='n', epochs=16, batch_size=16, base_batch=16, lr=2e-3, warmup_steps=50, milestones=(.85,), val_every=4)))
 
 # %% ../nbs/11_experiments.ipynb #bf874788
 def _check_names(study, method, seed, overrides):

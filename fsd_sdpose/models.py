@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VARIANTS', 'conv', 'Bottleneck', 'StemNet', 'BasicBlock', 'down', 'fuse', 'HRModule', 'HRNetW32', 'sine_position',
            'patchify', 'Attention', 'FeedForward', 'PreNorm', 'Residual', 'Transformer', 'Variant', 'TokenPose',
-           'CycleOutput', 'SDPose', 'init_weights', 'sdpose', 'load_released']
+           'CycleOutput', 'SDPose', 'init_released', 'init_quick', 'sdpose', 'load_released']
 
 # %% ../nbs/05_models.ipynb #5396ddc1
 import math
@@ -219,6 +219,7 @@ class Variant:
     mlp_ratio: int = 3  # hidden width of the MLP over D
     head_dim: int = 384  # hidden width of the heatmap head
     input_size: tuple[int, int] = (256, 192)  # (H,W) of the crop, px
+    quick_start: bool = False  # initial weights for short schedules instead of the released ones
 
     @property
     def heatmap_size(self): return self.input_size[0] // 4, self.input_size[1] // 4
@@ -226,7 +227,7 @@ class Variant:
     @property
     def grid(self): return self.heatmap_size[0] // self.patch[0], self.heatmap_size[1] // self.patch[1]
 
-VARIANTS = {'n': Variant(depth=4, cycles=2, patch=(4, 3), stem=(24, 2), dim=96, heads=4, head_dim=192, input_size=(128, 96)),
+VARIANTS = {'n': Variant(depth=3, cycles=2, patch=(4, 3), stem=(16, 1), dim=96, heads=4, head_dim=192, input_size=(128, 96), quick_start=True),
             't': Variant(depth=6, cycles=3, patch=(4, 3)),
             's_v1': Variant(depth=12, cycles=2, patch=(4, 3)),
             's_v2': Variant(depth=12, cycles=2, patch=(2, 2)),
@@ -294,10 +295,10 @@ def _check_images(images, size):
         raise ValueError(f"images have shape {tuple(images.shape)}, this model takes a non-empty (N, 3, {size[0]}, {size[1]})")
 
 # %% ../nbs/05_models.ipynb #8e3868d3
-def init_weights(
+def init_released(
     model: nn.Module,  # initialised in place
 ):
-    "Initialise the parameters as the released code and TokenPose do, from torch's global generator."
+    "Initial weights of the released code and TokenPose, from torch's global generator."
     for m in model.modules():
         if isinstance(m, nn.Conv2d): nn.init.normal_(m.weight, std=.001)
         if isinstance(m, nn.Linear):
@@ -305,6 +306,22 @@ def init_weights(
             if m.bias is not None: nn.init.zeros_(m.bias)
         if isinstance(m, TokenPose): nn.init.trunc_normal_(m.keypoint_token, std=.02)
 
+def init_quick(
+    model: nn.Module,  # initialised in place
+):
+    "Initial weights for short schedules: He for convolutions, Glorot for linear layers, heatmaps near zero."
+    for m in model.modules():
+        if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
+        if isinstance(m, nn.Linear):
+            nn.init.xavier_uniform_(m.weight)
+            if m.bias is not None: nn.init.zeros_(m.bias)
+    for m in model.modules():
+        if isinstance(m, TokenPose):
+            nn.init.normal_(m.keypoint_token, std=1.5)
+            nn.init.normal_(m.mlp_head[-1].weight, std=.001)
+            m.patch_to_embedding.weight.data.mul_(.2)  # positions speak first, content grows
+
+# %% ../nbs/05_models.ipynb #36e0df15
 def sdpose(
     variant: str = 's_v1',  # a key of `VARIANTS`: 'n', 't', 's_v1', 's_v2' or 'b'
     num_keypoints: int = 17,  # K
@@ -316,7 +333,7 @@ def sdpose(
     if cycles is not None and cycles < 1: raise ValueError(f"cycles must be at least 1, not {cycles}")
     v = VARIANTS[variant]
     model = SDPose(v if cycles is None else Variant(**{**v.__dict__, 'cycles': cycles}), num_keypoints)
-    init_weights(model)
+    (init_quick if v.quick_start else init_released)(model)
     return model
 
 # %% ../nbs/05_models.ipynb #1aa83aec
