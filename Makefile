@@ -9,7 +9,7 @@ METHODS ?= baseline fsd
 SEED ?= 0
 export FSD_CACHE ?= $(CURDIR)/_data
 # large blocks are kept by the allocator instead of being returned to the system after every step (glibc only)
-export GLIBC_TUNABLES ?= glibc.malloc.mmap_threshold=4294967295:glibc.malloc.trim_threshold=4294967295
+export GLIBC_TUNABLES ?= glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4294967295
 export PYTHONWARNINGS ?= ignore::FutureWarning
 
 .PHONY: demo test docs notebooks clean
@@ -22,12 +22,11 @@ demo: $(READY)  ## train baseline and fsd on synthetic people, print and save th
 	    --no-progress-bar 2>&1 | $(BIN)/python tools/plain_log.py
 	@cat $(RUNS)/demo/table.md; echo; echo "table, records and figures: _runs/demo"
 
-test: $(READY)  ## everything CI checks
-	@BIN=$(BIN) bash tools/check.sh
+test: $(READY)  ## everything CI checks; make test STEPS="sync tests" for a part
+	@$(BIN)/python tools/check.py $(STEPS)
 
 docs: $(READY)  ## the site, in _docs/html
-	@rm -rf _docs
-	@$(BIN)/sphinx-build -c docs -q -E -W --keep-going -b html nbs _docs/html -d _docs/doctrees
+	@$(BIN)/python tools/check.py docs
 	@echo "open _docs/html/index.html"
 
 notebooks: $(READY)  ## run notebooks again and keep their outputs: make notebooks NB="nbs/03_masks.ipynb"

@@ -79,6 +79,8 @@ class Study:
     images: str = ''  # image folder under the data folder
     train_images: int | None = None  # use only so many images; None: all
     val_images: int | None = None  # likewise
+    val_boxes: str = 'gt'  # 'gt', or a detection file under the data folder
+    skip_bad: bool = False  # leave bad images and annotations out, counted in the record, instead of stopping
     scene: dict = field(default_factory=dict)  # arguments of `make_dataset` for a synthetic study
     augment: dict = field(default_factory=dict)  # arguments of `Augmentation`
 
@@ -104,7 +106,7 @@ def _check_names(study, method, seed, overrides):
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0: raise TypeError(f"seed must be an integer of at least 0, not {seed!r}")
     if not isinstance(overrides, dict): raise TypeError(f"overrides must be a dict of settings, not {overrides!r}")
 
-_STUDY_KEYS = ('train_images', 'val_images', 'scene', 'augment')
+_STUDY_KEYS = ('train_images', 'val_images', 'val_boxes', 'skip_bad', 'scene', 'augment')
 
 def resolve(
     study: str,  # a key of `STUDIES`
@@ -234,15 +236,17 @@ def write_run(
         os.replace(temporary, out / name)
 
 # %% ../nbs/11_experiments.ipynb #2351a4c0
-def _datasets(study, config, files):
+def _datasets(study, config, files, data=None):
     "Training and validation sets with crops of the model's size."
-    size = VARIANTS[config.variant].input_size
-    cache = cache_folder() / 'crops'
-    train = PoseDataset(*files['train'], input_size=size, augment=Augmentation(**study.augment), seed=config.seed, cache=cache)
-    return train, PoseDataset(*files['val'], input_size=size, cache=cache)
+    shared = dict(input_size=VARIANTS[config.variant].input_size, cache=cache_folder() / 'crops', skip_bad=study.skip_bad)
+    boxes = study.val_boxes if study.val_boxes == 'gt' else data_folder(data) / study.val_boxes
+    train = PoseDataset(*files['train'], augment=Augmentation(**study.augment), seed=config.seed, **shared)
+    return train, PoseDataset(*files['val'], boxes=boxes, **shared)
 
 def _describe(ds, file):
-    return dict(file=Path(file).name, sha256=sha256(file), people=len(ds), keypoints=ds.skeleton.num_keypoints)
+    "What a record says of a dataset."
+    return dict(file=Path(file).name, sha256=sha256(file), people=len(ds), keypoints=ds.skeleton.num_keypoints, boxes=ds.boxes, skipped=len(ds.skipped),
+                left_out=dict(ds.filtered))
 
 # %% ../nbs/11_experiments.ipynb #cae773b5
 def run_experiment(
@@ -262,17 +266,17 @@ def run_experiment(
     out, device = Path(out or Path('results') / study / 'runs' / f'{method}-seed{seed}'), pick_device(config.device)
     with tempfile.TemporaryDirectory() as scratch:
         files = study_files(s, data, scratch)
-        train, val = _datasets(s, config, files)
+        train, val = _datasets(s, config, files, data)
         adapt_losses(config, train.skeleton.num_keypoints, overrides)
         torch.manual_seed(seed)
         model = sdpose(config.variant, train.skeleton.num_keypoints).to(device)
         record = dict(study=study, method=method, seed=seed, overrides=overrides, about=s.about, config=asdict(config),
                       data=dict(train=_describe(train, files['train'][0]), val=_describe(val, files['val'][0]), boxes=val.boxes, scene=s.scene),
                       parameters=sum(p.numel() for p in model.parameters() if p.requires_grad), initial_weights=weights_digest(model),
+                      environment=environment(device),
                       untrained=validate(model, val, config, device))
         history = fit(model, train, val, config, show)
-    record |= dict(metrics={k: float(history.iloc[-1][k]) for k in record['untrained']}, environment=environment(device),
-                   started=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(start)), seconds=round(time.time() - start, 1),
+    record |= dict(metrics={k: float(history.iloc[-1][k]) for k in record['untrained']}, started=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(start)), seconds=round(time.time() - start, 1),
                    peak_memory_mb=round(peak_memory_mb(device)))
     if keep_weights: save_weights(model, out / 'weights.safetensors')
     write_run(out, record, history.assign(method=method, seed=seed))
@@ -286,7 +290,7 @@ def study_sets(
     "The datasets of a run, from its record."
     overrides = record['overrides']
     s, config = resolve(record['study'], record['method'], record['seed'], overrides)
-    with tempfile.TemporaryDirectory() as scratch: return _datasets(s, config, study_files(s, data, scratch))
+    with tempfile.TemporaryDirectory() as scratch: return _datasets(s, config, study_files(s, data, scratch), data)
 
 def load_run(
     folder,  # of a run
