@@ -50,7 +50,8 @@ METHODS = dict(
     adaptive=_method(_TOKEN, _ADAPTIVE),
     dynamic=_method(_DYNAMIC),
     fsd_adaptive=_method(_FSD, _ADAPTIVE),
-    token_detached=_method(_TOKEN | dict(detach_teacher=True), _TOKEN | dict(detach_teacher=True)),
+    token_detached=_method(_TOKEN | dict(detach_teacher=True)),
+    fsd_detached=_method(_FSD | dict(detach_teacher=True)),
     fsd_shuffled=_method(_FSD | dict(shuffle=True)))
 
 # %% ../nbs/11_experiments.ipynb #0204c580

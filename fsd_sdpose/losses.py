@@ -32,7 +32,7 @@ def token_error(
 
 # %% ../nbs/04_losses.ipynb #cf89d960
 REMEDY = ("The guide's remedy for a NaN loss is foreground_weight=1.5 with temperature=2.0; "
-          "also look at the learning rate and at the norm of the teacher's tokens, which drifts when it is detached")
+          "also look at the learning rate and at the norm of the teacher's tokens, which drifts when it is detached")  # said in every error about a non-finite loss
 
 def check_finite(
     term: str,  # name of the loss term
@@ -113,7 +113,7 @@ class TokenDistilLoss(nn.Module):
         return check_finite('TokenDistilLoss', loss, student=student, teacher=teacher)
 
 # %% ../nbs/04_losses.ipynb #9590153d
-NORMALIZE = ('none', 'weights', 'regions')
+NORMALIZE = ('none', 'weights', 'regions')  # the three forms of @eq-normalize
 
 def weighted_mean(
     error: Tensor,  # (N,T) token errors
@@ -137,7 +137,7 @@ class ForegroundTokenDistilLoss(nn.Module):
         normalize: str = 'none',  # 'none', 'weights' or 'regions'
         alpha: float | None = None,  # share of the foreground in 'regions', in [0,1]; None: f/(f+b)
         pool: str = 'max',  # how the mask is pooled to tokens, 'max' or 'avg'
-        detach_teacher: bool = True,  # whether the teacher is a constant
+        detach_teacher: bool = False,  # whether the gradient stops at the teacher; a detached teacher drifts
         shuffle: bool = False,  # control: permute the mask over the tokens
     ):
         super().__init__()
@@ -197,7 +197,7 @@ class DynamicForegroundDistilLoss(ForegroundTokenDistilLoss):
         temperature: float = 1.,  # likewise
         normalize: str = 'none',  # likewise
         pool: str = 'max',  # likewise
-        detach_teacher: bool = True,  # likewise
+        detach_teacher: bool = False,  # likewise
         unit: str = 'epoch',  # 'epoch', or 'fraction' of the schedule for start and end
     ):
         super().__init__(loss_weight, 1., 1., threshold, temperature, normalize=normalize, pool=pool, detach_teacher=detach_teacher)
@@ -241,7 +241,7 @@ def peak_confidence(
     return heatmap.detach().float().amax((2, 3)).clamp(floor, 1.)
 
 # %% ../nbs/04_losses.ipynb #b9f939f3
-REGULARIZERS = ('kl', 'hard', 'uncertainty', 'none')
+REGULARIZERS = ('kl', 'hard', 'uncertainty', 'none')  # what keeps learned weights from collapsing; 'none' does not
 
 def adaptive_mean(
     error: Tensor,  # (N,K) token errors
@@ -290,7 +290,7 @@ class AdaptiveForegroundDistilLoss(nn.Module):
         use_keypoint_guidance: bool = True,  # whether the teacher's peak confidence weighs the keypoints
         regularizer: str = 'kl',  # 'kl', 'hard', 'uncertainty', or 'none', which collapses
         regularizer_weight: float = 1.,  # γ of the KL term, above 0
-        detach_teacher: bool = True,  # whether the teacher is a constant
+        detach_teacher: bool = False,  # whether the gradient stops at the teacher; a detached teacher drifts
     ):
         super().__init__()
         if isinstance(num_keypoints, bool) or not isinstance(num_keypoints, int) or num_keypoints < 1:

@@ -528,9 +528,9 @@ def draw_background(
     clutter: float,  # 0 plain .. 1 crammed
     light,  # as for `new_layer`
 ):  # a layer with an empty z-buffer
-    "A background with `clutter` times twenty objects; more clutter adds to the same first objects."
+    "A background with `clutter` times fourteen objects; more clutter adds to the same first objects."
     layer, unit = new_layer(plain_background(rng, size), light), max(size)
-    for _ in range(round(20 * clutter)):
+    for _ in range(round(14 * clutter)):
         own = np.random.default_rng(rng.integers(2 ** 32))
         if own.random() < .6: draw_shape(layer.image, own, unit * own.uniform(.025, .11))
         else: draw_decoy(layer, own, unit * own.uniform(.06, .17))
