@@ -1,10 +1,8 @@
 # Two commands are enough: `make demo` and `make test`. Each sets up .venv from requirements.lock on first use.
 SHELL := /bin/bash
-.SHELLFLAGS := -euo pipefail -c
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
-RUNS := $(CURDIR)/_runs
 METHODS ?= baseline fsd
 SEED ?= 0
 export FSD_CACHE ?= $(CURDIR)/_data
@@ -14,13 +12,13 @@ export PYTHONWARNINGS ?= ignore::FutureWarning
 
 .PHONY: demo test docs notebooks clean
 demo: $(READY)  ## train baseline and fsd on synthetic people, print and save the table (_runs/demo)
-	@rm -rf $(RUNS)/demo && mkdir -p $(RUNS)/demo/notebooks
-	@for m in $(METHODS); do echo "== $$m, seed $(SEED)"; \
-	  $(BIN)/papermill nbs/experiments/$$m.ipynb $(RUNS)/demo/notebooks/$$m-seed$(SEED).ipynb \
-	    -p study demo -p seed $(SEED) -p out $(RUNS)/demo/runs/$$m-seed$(SEED) --log-output --no-progress-bar 2>&1 | $(BIN)/python tools/plain_log.py; done
-	@$(BIN)/papermill nbs/experiments/ap_table.ipynb $(RUNS)/demo/notebooks/ap_table.ipynb -p study demo -p results $(RUNS) \
+	@rm -rf _runs/demo && mkdir -p _runs/demo/notebooks
+	@set -euo pipefail; for m in $(METHODS); do echo "== $$m, seed $(SEED)"; \
+	  $(BIN)/papermill nbs/experiments/$$m.ipynb _runs/demo/notebooks/$$m-seed$(SEED).ipynb \
+	    -p study demo -p seed $(SEED) -p out _runs/demo/runs/$$m-seed$(SEED) --log-output --no-progress-bar 2>&1 | $(BIN)/python tools/plain_log.py; done
+	@set -euo pipefail; $(BIN)/papermill nbs/experiments/ap_table.ipynb _runs/demo/notebooks/ap_table.ipynb -p study demo -p results _runs \
 	    --no-progress-bar 2>&1 | $(BIN)/python tools/plain_log.py
-	@cat $(RUNS)/demo/table.md; echo; echo "table, records and figures: _runs/demo"
+	@cat _runs/demo/table.md; echo; echo "table, records and figures: _runs/demo"
 
 test: $(READY)  ## everything CI checks; make test STEPS="sync tests" for a part
 	@$(BIN)/python tools/check.py $(STEPS)

@@ -203,6 +203,8 @@ def keypoint_category(
     if len(found) != 1:
         raise ValueError(f"{path} has {len(found)} categories with keypoints, 1 is needed "
                          "(a file like person_keypoints_*.json, not instances_*.json)")
+    if not isinstance(found[0].get('id'), int):
+        raise ValueError(f"{path}: the category with keypoints has the id {found[0].get('id')!r}, not a whole number")
     try:
         return found[0], skeleton_for(found[0]['keypoints'])
     except ValueError as e:
@@ -356,15 +358,19 @@ def detected_people(
     data: dict,  # the annotation file they belong to
     path,  # its name, for messages
     score_threshold: float = 0.,  # boxes below it are left out
-) -> tuple[list[dict], Counter]:  # people, counts of what was left out
+    skip_bad: bool = False,  # leave bad entries out instead of raising
+) -> tuple[list[dict], list[dict], Counter]:  # people, bad entries that were skipped, counts of what was left out
     "The boxes of a detection file; raises `ValueError` that names the file and the entry."
-    (cat, skeleton), images, people, filtered = keypoint_category(data, path), image_table(data, path), [], Counter()
-    found, k = read_json(detections), skeleton.num_keypoints
+    (cat, skeleton), images, people = keypoint_category(data, path), image_table(data, path), []
+    found, k, skipped, filtered = read_json(detections), skeleton.num_keypoints, [], Counter()
     if not isinstance(found, list):
         raise ValueError(f"{detections} is not a COCO results file: it must be a list of boxes")
     for n, d in enumerate(found):
         if reason := bad_detection(d):
-            raise ValueError(f"{detections}: entry {n} {reason}")
+            if not skip_bad:
+                raise ValueError(f"{detections}: entry {n} {reason}; skip_bad=True leaves it out")
+            skipped.append(dict(file=str(detections), ann_id=-1, reason=f"entry {n} {reason}"))
+            continue
         box, score = np.asarray(d['bbox'], np.float64), float(d['score'])
         if d.get('category_id', cat['id']) != cat['id']:
             filtered['other category'] += 1
@@ -377,7 +383,7 @@ def detected_people(
         else:
             people.append(dict(ann_id=-1, image_id=d['image_id'], box=box, area=AREA_SHARE * box[2] * box[3],
                                score=score, joints=np.zeros((k, 2)), visible=np.zeros(k, bool)))
-    return people, filtered
+    return people, skipped, filtered
 
 # %% ../nbs/07_data.ipynb #b688ee7e
 @dataclass
@@ -680,13 +686,13 @@ class PoseDataset(Dataset):
         gt = str(boxes) == 'gt'
         self.annotation_file, self.image_root, self.cache = Path(annotation_file), Path(image_root), None
         self.input_size, self.augment, self.seed, self.epoch = tuple(input_size), augment, int(seed), 0
-        self.boxes, self.skipped = box_label(boxes, score_threshold), []
-        data = read_json(annotation_file)
-        self.skeleton = keypoint_category(data, annotation_file)[1]
+        self.boxes, data = box_label(boxes, score_threshold), read_json(annotation_file)
+        category, self.skeleton = keypoint_category(data, annotation_file)
+        self.category_id, self.skip_bad, self.lost = category['id'], bool(skip_bad), []
         if gt:
             people, self.skipped, self.filtered = annotated_people(data, annotation_file, skip_bad)
         else:
-            people, self.filtered = detected_people(boxes, data, annotation_file, score_threshold)
+            people, self.skipped, self.filtered = detected_people(boxes, data, annotation_file, score_threshold, skip_bad)
         if not people:
             raise ValueError(f"{annotation_file} has nobody to show with {self.boxes}; left out: {dict(self.filtered)}")
         self.people = people_arrays(people, image_table(data, annotation_file), self.skeleton.num_keypoints)
@@ -722,7 +728,7 @@ def check_arguments(
 
 # %% ../nbs/07_data.ipynb #9e534628
 def check_images(
-    ds: PoseDataset,  # to be completed: `cache`, `rows` and `skipped` are set
+    ds: PoseDataset,  # to be completed: `cache`, `rows`, `lost` and `skipped` are set
     cache,  # folder of the crop cache, or None
     skip_bad: bool,  # leave bad images out instead of raising
 ):
@@ -742,7 +748,7 @@ def check_images(
     lost = np.isin(ds.people.image, list(bad))
     ds.skipped += [dict(file=str(ds.image_root / files[n]), ann_id=int(a), reason=bad[int(n)])
                    for a, n in zip(ds.people.ann_id[lost], ds.people.image[lost], strict=True)]
-    ds.rows = np.flatnonzero(~lost)
+    ds.rows, ds.lost = np.flatnonzero(~lost), sorted(int(ds.people.image_id[n]) for n in bad)
     if lost.all():
         raise ValueError(f"{ds.annotation_file}: not one image can be read; the first: {bad[min(bad)]}")
 

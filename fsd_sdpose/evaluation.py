@@ -59,22 +59,28 @@ def oks(
 def read_ground_truth(
     ground_truth,  # path of a COCO keypoint file, or its contents
     skip_bad: bool = False,  # leave bad annotations out instead of raising
+    without=(),  # ids of images to leave out with their people, `PoseDataset.lost`
 ) -> dict:  # images, annotations (complete and renumbered from 1) and the one category
     "Check and complete ground truth without changing the input; raises `ValueError` that names the bad annotation."
     given = isinstance(ground_truth, dict)
     data, name = (ground_truth, 'ground truth') if given else (read_json(ground_truth), str(ground_truth))
     category, skeleton = keypoint_category(data, name)
-    images, k, people = image_table(data, name), skeleton.num_keypoints, []
+    images, k, people, known, without = image_table(data, name), skeleton.num_keypoints, [], set(), set(without)
     for a in data['annotations']:
         if a.get('category_id', category['id']) != category['id']:
             continue
+        if (nobody := bool(a.get('iscrowd')) or a.get('num_keypoints') == 0) and not a.get('keypoints'):
+            a = dict(a, keypoints=[0] * 3 * k)  # people without labels, and crowd regions, are ignored rather than missed
         if reason := bad_annotation(a, k, images):
             if skip_bad:
                 continue
             raise ValueError(f"{name}: annotation {a.get('id')} {reason}; "
                              "read_ground_truth(..., skip_bad=True) leaves it out")
+        if a['image_id'] in without or (skip_bad and not nobody and a['id'] in known):
+            continue
+        known |= set() if nobody else {a['id']}
         people.append(_complete(a, len(people) + 1, category['id']))
-    return dict(images=list(images.values()), annotations=people, categories=[category])
+    return dict(images=[im for im in images.values() if im['id'] not in without], annotations=people, categories=[category])
 
 # %% ../nbs/08_evaluation.ipynb #fc01da44
 def _complete(a, number, category_id):
@@ -179,12 +185,13 @@ TOOL_LEVELS = {'easy': (-math.inf, _BELOW[.2]), 'medium': (_BELOW[.2], _BELOW[.8
 
 def crowd_images(
     data: dict,  # of `read_ground_truth`
-    levels: dict = CROWD_LEVELS,  # name -> lower bound (excluded), upper bound (included)
+    levels: dict | None = None,  # name -> lower bound (excluded), upper bound (included); None: the dataset's, as above
 ) -> dict:  # slice name -> list of image ids
     "The images of AP (crowd) and of each level."
     index = crowd_index(data)
     field = {im['id']: im.get('crowdIndex') for im in data['images']}
-    graded = index if None in field.values() else field
+    graded, usual = (index, CROWD_LEVELS) if None in field.values() else (field, TOOL_LEVELS)
+    levels = usual if levels is None else levels
     out = {'crowd': [i for i, c in index.items() if c > CROWDED]}
     return out | {name: [i for i, c in graded.items() if low < c <= high] for name, (low, high) in levels.items()}
 
@@ -298,13 +305,16 @@ def _joint_table(data, rows, skeleton):
     table['joint'] = pd.Categorical.from_codes(table['joint'].astype(int), skeleton.keypoints)
     return table
 
-def _read(ground_truth, results, skeleton):
+def _read(ground_truth, results, skeleton, skip_bad=False, without=()):
     "Checked ground truth, results and skeleton."
-    data = read_ground_truth(ground_truth)
+    data = read_ground_truth(ground_truth, skip_bad)
     own = skeleton_for(data['categories'][0]['keypoints'])
     if skeleton is not None and skeleton.keypoints != own.keypoints:
         raise ValueError(f"skeleton '{skeleton.name}' does not name the keypoints of the ground truth, '{own.name}'")
-    return data, read_results(results, data), skeleton or own
+    rows = read_results(results, data)
+    if without:
+        data, rows = read_ground_truth(data, without=set(without)), [r for r in rows if r['image_id'] not in without]
+    return data, rows, skeleton or own
 
 # %% ../nbs/08_evaluation.ipynb #6ff26349
 def _image_joints(people, found, rows, skeleton):
@@ -364,10 +374,12 @@ def evaluate(
     results,  # path of a COCO results file, or its list
     skeleton: Skeleton | None = None,  # whose sigmas judge the joints, None: the one the file names
     backend: str = 'pycocotools',  # or 'hotcoco': the same numbers, faster
-    levels: dict = CROWD_LEVELS,  # of the Crowd Index, `TOOL_LEVELS` for those of the CrowdPose tool
+    levels: dict | None = None,  # of the Crowd Index; None: `TOOL_LEVELS` for CrowdPose itself, else `CROWD_LEVELS`
+    skip_bad: bool = False,  # leave bad annotations out instead of raising, as `PoseDataset.skip_bad` says
+    without=(),  # ids of images that do not count, such as `PoseDataset.lost`; nor do results on them
 ) -> dict:  # percent, NaN where nobody is: AP AP50 AP75 AP_M AP_L AR AP_crowd AP_easy .. OKS OKS_visible ..
     "Score results by `average_precision`, `crowd_images` and `joint_scores`; raises `ValueError` for unusable input."
-    data, rows, skeleton = _read(ground_truth, results, skeleton)
+    data, rows, skeleton = _read(ground_truth, results, skeleton, skip_bad, without)
     if backend == 'hotcoco':
         tables = hotcoco_tables(data, rows, skeleton)
     elif backend == 'pycocotools':
@@ -453,11 +465,12 @@ def predict(
     loader,  # of `make_loader`
     flip_test: bool = True,  # average with the mirrored image's heatmaps, moved one pixel
     device='cpu',  # where the network is
-    category_id: int = 1,  # of people in the annotation file
+    category_id: int | None = None,  # of people in the results; None: the dataset's own, else 1
     nms: float | None = .9,  # `oks_nms` for a detector's boxes, None: keep all; ground-truth boxes are never dropped
 ) -> list[dict]:  # COCO keypoint results: image_id, category_id, keypoints [x, y, peak] * K in image px, score
     "Predict the joints of every person of a loader; raises `ValueError` for heatmaps that do not fit the dataset."
     skeleton, results, detected = loader.dataset.skeleton, [], False
+    category_id = getattr(loader.dataset, 'category_id', 1) if category_id is None else category_id
     with inference(model):
         for batch in loader:
             images = to_input(batch['image'], device)

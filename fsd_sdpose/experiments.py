@@ -10,6 +10,7 @@ __all__ = ['METHODS', 'PAPER_EPOCHS', 'STUDIES', 'resolve_loss', 'Study', 'resol
 
 # %% ../nbs/11_experiments.ipynb #8e9d9c96
 import hashlib
+import inspect
 import json
 import os
 import platform
@@ -28,11 +29,12 @@ import pandas as pd
 import torch
 
 import fsd_sdpose
-from .data import Augmentation, PoseDataset
+from .data import Augmentation, PoseDataset, read_json, write_json
 from .evaluation import paired_seeds
+from .losses import AdaptiveForegroundDistilLoss, relative_weights
 from .models import VARIANTS, SDPose, sdpose
-from .synthetic import make_dataset
-from .training import TrainConfig, fit, load_weights, make_config, pick_device, save_weights, validate
+from .synthetic import GENERATOR, make_dataset
+from .training import TrainConfig, build_losses, fit, load_weights, make_config, pick_device, save_weights, validate
 
 # %% ../nbs/11_experiments.ipynb #71f4a942
 _TOKEN = dict(type='TokenDistilLoss', loss_weight=5e-6)
@@ -73,7 +75,7 @@ def resolve_loss(
 @dataclass(frozen=True)
 class Study:
     "A dataset, a model and a schedule that methods are compared under."
-    about: str  # one line for captions
+    about: str  # name of the data, for captions
     settings: dict  # fields of `TrainConfig`
     train: str  # annotation file under the data folder, or 'synthetic'
     val: str  # likewise
@@ -87,13 +89,13 @@ class Study:
 
 # %% ../nbs/11_experiments.ipynb #e8f48771
 STUDIES = dict(
-    demo=Study('synthetic people, nano model', train='synthetic', val='synthetic', train_images=2400, val_images=250,
+    demo=Study('synthetic people', train='synthetic', val='synthetic', train_images=2400, val_images=250,
         scene=dict(size=(160, 120), people=1, clutter=(0., .5)), augment=dict(rotation=15., half_body=0.),
         settings=dict(variant='n', epochs=6, batch_size=16, base_batch=16, lr=2e-3, warmup_steps=50, milestones=(.85,))),
-    lspet=Study('Leeds Sports Pose Extended, 8,000 training and 1,000 validation photographs, SDPose-S-V1', train='lspet/person_keypoints_train.json',
+    lspet=Study('Leeds Sports Pose Extended', train='lspet/person_keypoints_train.json',
         val='lspet/person_keypoints_val.json', images='lspet/images',
         settings=dict(variant='s_v1', epochs=100, batch_size=128, base_batch=128, lr=1e-3, warmup_steps=300, precision='bf16', workers=8, val_every=10)),
-    lspet_nano=Study('Leeds Sports Pose Extended, 8,000 training and 1,000 validation photographs, nano model', train='lspet/person_keypoints_train.json',
+    lspet_nano=Study('Leeds Sports Pose Extended', train='lspet/person_keypoints_train.json',
         val='lspet/person_keypoints_val.json', images='lspet/images', augment=dict(rotation=15.),
         settings=dict(variant='n', epochs=16, batch_size=16, base_batch=16, lr=2e-3, warmup_steps=50, milestones=(.85,), val_every=4)))
 
@@ -118,6 +120,14 @@ def resolve(
     "Everything that decides a run; raises `ValueError` or `TypeError` for anything unknown."
     _check_names(study, method, seed, overrides)
     own = {k: v for k, v in overrides.items() if k in _STUDY_KEYS}
+    if 'seed' in overrides: raise ValueError("the seed is an argument of its own, not an override")
+    for k in ('train_images', 'val_images'):
+        v = own.get(k)
+        if v is not None and (isinstance(v, bool) or not isinstance(v, int) or v < 1): raise TypeError(f"{k} must be a positive integer, not {own[k]!r}")
+    for k, f in (('scene', make_dataset), ('augment', Augmentation)):
+        if not isinstance(own.get(k, {}), dict): raise TypeError(f"{k} must be a dict, not {own[k]!r}")
+        known = inspect.signature(f).parameters
+        if unknown := set(own.get(k, {})) - set(known): raise ValueError(f"{k}: unknown {sorted(unknown)}; known: {', '.join(known)}")
     config = make_config(**{**STUDIES[study].settings, **METHODS[method], **{k: v for k, v in overrides.items() if k not in own}, 'seed': seed})
     return replace(STUDIES[study], **own), config
 
@@ -154,12 +164,11 @@ def subset_file(
     out,  # folder to write the smaller file to
 ) -> Path:
     "Write an annotation file with a part of the images; raises `ValueError` where there are not so many."
-    data = json.loads(Path(file).read_text())
+    data = read_json(file)
     if not 0 < num_images <= len(data['images']): raise ValueError(f"{Path(file).name} has {len(data['images'])} images, cannot take {num_images}")
     keep = [data['images'][i] for i in np.linspace(0, len(data['images']) - 1, num_images).astype(int)]
-    ids = {i['id'] for i in keep}
-    path = Path(out) / f'{Path(file).stem}-{num_images}.json'
-    path.write_text(json.dumps({**data, 'images': keep, 'annotations': [a for a in data['annotations'] if a['image_id'] in ids]}))
+    ids, path = {i['id'] for i in keep}, Path(out) / f'{Path(file).stem}-{num_images}.json'
+    write_json(path, {**data, 'images': keep, 'annotations': [a for a in data['annotations'] if a['image_id'] in ids]})
     return path
 
 # %% ../nbs/11_experiments.ipynb #8441de63
@@ -173,26 +182,29 @@ def study_files(
     for split, seed in (('train', 1), ('val', 2)):
         source, n = getattr(study, split), getattr(study, f'{split}_images')
         if source == 'synthetic':
-            tag = hashlib.sha256(json.dumps([study.scene, n, seed], sort_keys=True).encode()).hexdigest()[:12]
+            tag = hashlib.sha256(json.dumps([GENERATOR, study.scene, n, seed], sort_keys=True).encode()).hexdigest()[:12]
             file = make_dataset(cache_folder() / f'synthetic-{split}-{tag}', n, seed=seed, processes=os.cpu_count() or 1, **study.scene)
             out[split] = file, Path(file).parent / 'images'
             continue
         folder = data_folder(data)
         file = folder / source
         if not file.exists(): raise FileNotFoundError(f"no {source} in the data folder {folder}; see the notebook 07_data for how to get it")
-        out[split] = subset_file(file, n, scratch) if n else file, folder / study.images
+        out[split] = subset_file(file, n, scratch) if n is not None else file, folder / study.images
     return out
 
 # %% ../nbs/11_experiments.ipynb #1373fae4
 def git_state() -> dict:  # commit and whether the tree had changes
     "The commit of the code that runs, where it runs from a git checkout."
     def git(*args): return subprocess.run(['git', *args], cwd=Path(fsd_sdpose.__file__).parent, capture_output=True, text=True, timeout=20)
-    try: head, status = git('rev-parse', 'HEAD'), git('status', '--porcelain', '--untracked-files=no', '--', '*.py')
+    try:
+        if git('ls-files', '--error-unmatch', '__init__.py').returncode: raise OSError  # installed, perhaps inside somebody else's checkout
+        head, status = git('rev-parse', 'HEAD'), git('status', '--porcelain', '--untracked-files=no', '--', '*.py')
     except (OSError, subprocess.TimeoutExpired): return dict(commit=os.environ.get('FSD_COMMIT'), changed=None)
-    if head.returncode: return dict(commit=os.environ.get('FSD_COMMIT'), changed=None)
     return dict(commit=head.stdout.strip(), changed=bool(status.stdout.strip()))
 
-def device_name(device) -> str:
+def device_name(
+    device,  # torch device
+) -> str:
     "What a person would call the device."
     if torch.device(device).type == 'cuda': return torch.cuda.get_device_name(device)
     try: model = next(o.split(':')[1].strip() for o in open('/proc/cpuinfo') if o.startswith('model name'))
@@ -205,9 +217,12 @@ def environment(
 ) -> dict:
     "Code, versions and hardware of a run."
     versions = {p: version(p) for p in ('torch', 'numpy', 'opencv-python-headless', 'pycocotools')}
-    return dict(**git_state(), device=device_name(device), versions=dict(fsd_sdpose=fsd_sdpose.__version__, python=platform.python_version(), **versions))
+    return dict(**git_state(), device=device_name(device), malloc=os.environ.get('GLIBC_TUNABLES', ''),
+                versions=dict(fsd_sdpose=fsd_sdpose.__version__, python=platform.python_version(), **versions))
 
-def peak_memory_mb(device) -> float:
+def peak_memory_mb(
+    device,  # torch device
+) -> float:
     "Peak memory of this process, MB: of the GPU where one is used, else resident."
     if torch.device(device).type == 'cuda': return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)
@@ -231,6 +246,7 @@ def write_run(
     "Write a run's two files atomically; the record comes last, so that a folder with a record is whole."
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    (out / 'record.json').unlink(missing_ok=True)  # an old record must not stand beside a new history
     for name, text in (('history.csv', history.to_csv(index=False, lineterminator='\n')), ('record.json', json.dumps(record, indent=1, allow_nan=True) + '\n')):
         temporary = out / f'.{name}.{os.getpid()}'
         temporary.write_text(text, encoding='utf-8', newline='\n')
@@ -247,7 +263,7 @@ def _datasets(study, config, files, data=None):
 def _describe(ds, file):
     "What a record says of a dataset."
     return dict(file=Path(file).name, sha256=sha256(file), people=len(ds), keypoints=ds.skeleton.num_keypoints, boxes=ds.boxes, skipped=len(ds.skipped),
-                left_out=dict(ds.filtered))
+                left_out=dict(ds.filtered), unreadable_images=len(ds.lost))
 
 # %% ../nbs/11_experiments.ipynb #cae773b5
 def run_experiment(
@@ -255,15 +271,18 @@ def run_experiment(
     method: str = 'baseline',  # a key of `METHODS`
     seed: int = 0,  # weights, order of data, augmentation
     overrides: dict | None = None,  # settings that differ from the study's
-    out=None,  # folder for record.json and history.csv; None: results/<study>/runs/<method>-seed<seed>
+    out=None,  # folder for record.json, history.csv and results.json (the predictions); None: results/<study>/runs/<method>-seed<seed>
     data=None,  # folder of the real datasets; None: environment variable `FSD_DATA`
     show: bool = True,  # whether to report progress
     keep_weights: bool = False,  # whether to write weights.safetensors as well
 ) -> dict:  # the record
     "Train and evaluate one method once and write its record; raises before any work for unknown names, settings or missing data."
-    overrides, start = dict(overrides or {}), time.time()
+    overrides, start = overrides or {}, time.time()
     s, config = resolve(study, method, seed, overrides)
+    try: overrides = json.loads(json.dumps(overrides))
+    except TypeError as e: raise TypeError(f"overrides must be plain values that JSON can hold: {e}") from None
     if out is None and overrides: raise ValueError("a run with overrides is not the study's own: say where to write it with out=")
+    if torch.cuda.is_available(): torch.cuda.reset_peak_memory_stats()
     out, device = Path(out or Path('results') / study / 'runs' / f'{method}-seed{seed}'), pick_device(config.device)
     with tempfile.TemporaryDirectory() as scratch:
         files = study_files(s, data, scratch)
@@ -276,10 +295,16 @@ def run_experiment(
                       parameters=sum(p.numel() for p in model.parameters() if p.requires_grad), initial_weights=weights_digest(model),
                       environment=environment(device),
                       untrained=validate(model, val, config, device))
-        history = fit(model, train, val, config, show)
-    record |= dict(metrics={k: float(history.iloc[-1][k]) for k in record['untrained']}, started=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(start)), seconds=round(time.time() - start, 1),
+        losses = build_losses(config)
+        history = fit(model, train, val, config, show, losses, out / 'results.json')
+    record |= dict(metrics={k: float(history.iloc[-1][k]) for k in record['untrained']}, started=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(start)),
+                   seconds=round(time.time() - start, 1),
                    peak_memory_mb=round(peak_memory_mb(device)))
-    if keep_weights: save_weights(model, out / 'weights.safetensors')
+    if isinstance(losses['keypoint'], AdaptiveForegroundDistilLoss):
+        learned = relative_weights(losses['keypoint'].keypoint_logits.detach().cpu(), losses['keypoint'].regularizer)
+        record['keypoint_weights'] = dict(zip(val.skeleton.keypoints, learned.tolist(), strict=True))
+    (out / 'weights.safetensors').unlink(missing_ok=True)
+    if keep_weights: save_weights(model, out / 'weights.safetensors', losses)
     write_run(out, record, history.assign(method=method, seed=seed))
     return record
 
@@ -301,10 +326,17 @@ def load_run(
     if not (folder / 'record.json').exists(): raise FileNotFoundError(f"no record.json in {folder}")
     record, history, model = json.loads((folder / 'record.json').read_text()), pd.read_csv(folder / 'history.csv'), None
     if (folder / 'weights.safetensors').exists():
-        model = load_weights(sdpose(record['config']['variant'], record['data']['train']['keypoints']), folder / 'weights.safetensors').eval()
+        losses = build_losses(TrainConfig(**record['config']))
+        model = load_weights(sdpose(record['config']['variant'], record['data']['train']['keypoints']), folder / 'weights.safetensors', losses).eval()
     return record, history, model
 
 # %% ../nbs/11_experiments.ipynb #67806d31
+def _settings(config):
+    "Digest of all settings that methods of a study share."
+    shared = {k: v for k, v in config.items() if not k.startswith('loss_') and k not in ('seed', 'device', 'workers')}
+    return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
+
+# %% ../nbs/11_experiments.ipynb #4fe8de17
 def gather(
     study: str = 'demo',  # a study's name
     results='results',  # folder with <study>/runs/<run>/record.json
@@ -317,9 +349,11 @@ def gather(
         try:
             r = json.loads(f.read_text())
             rows.append({k: r[k] for k in ('study', 'method', 'seed', 'about', 'parameters', 'initial_weights', 'seconds', 'peak_memory_mb')} | r['metrics'] |
-                        dict(epochs=r['config']['epochs'], flip_test=r['config']['flip_test'], precision=r['config']['precision'], boxes=r['data']['boxes'],
-                             people=r['data']['train']['people'], untrained_AP=r['untrained']['AP'], commit=r['environment']['commit'],
-                             device=r['environment']['device'], overrides=json.dumps(r['overrides'], sort_keys=True)))
+                        {k: r['config'][k] for k in ('variant', 'epochs', 'flip_test', 'precision')} | dict(
+                            boxes=r['data']['boxes'], train_people=r['data']['train']['people'], val_people=r['data']['val']['people'],
+                            data=r['data']['train']['sha256'] + r['data']['val']['sha256'], skipped=r['data']['val'].get('skipped', 0), untrained_AP=r['untrained']['AP'],
+                            commit=str(r['environment']['commit'])[:10] + '+changed' * bool(r['environment']['changed']),
+                            device=r['environment']['device'], overrides=json.dumps(r['overrides'], sort_keys=True), settings=_settings(r['config'])))
         except (ValueError, KeyError, TypeError) as e: raise ValueError(f"{f} is not a run record ({type(e).__name__}: {e}); delete it and run again") from None
     return pd.DataFrame(rows).sort_values(['method', 'seed'], ignore_index=True)
 
@@ -351,7 +385,7 @@ def paired_gain(
     seeds = sorted(set(runs[runs.method == method].seed) & set(runs[runs.method == 'baseline'].seed))
     pairs = [(by.loc[(method, s)], by.loc[('baseline', s)]) for s in seeds]
     for a, b in pairs:
-        differ = [k for k in ('initial_weights', 'epochs', 'people', 'overrides', 'boxes', 'flip_test', 'precision') if a[k] != b[k]]
+        differ = [k for k in ('initial_weights', 'settings', 'data', 'overrides', 'boxes') if a[k] != b[k]]
         if differ: raise ValueError(f"seed {a.name[1]}: {method} and baseline differ in {', '.join(differ)} and cannot be compared")
     if not pairs or any(np.isnan(r[metric]) for p in pairs for r in p): return np.nan, np.nan, 0
     gain = paired_seeds(*({s: p[i][metric] for s, p in zip(seeds, pairs, strict=True)} for i in (0, 1)))
@@ -368,9 +402,10 @@ def ap_table(
     rows = []
     for m in [*guide.index, *[m for m in runs.method.unique() if m not in guide.index]]:
         own, e = runs[runs.method == m], guide.loc[m] if m in guide.index else None
-        row = {'method': m, 'expected AP': '–' if e is None else f'{e.expected_AP:.1f}', 'expected AP (crowd)': '–' if e is None else f'{e.expected_AP_crowd:.1f}',
+        row = {'method': m, 'expected AP': '–' if e is None else _expected(e), 'expected AP (crowd)': '–' if e is None else f'{e.expected_AP_crowd:.1f}',
                'expected gain': '–' if e is None else f'{e.expected_AP - guide.expected_AP["baseline"]:+.1f}'}
         for name, column in (('measured AP', 'AP'), ('measured AP (crowd)', 'AP_crowd')): row[name] = _spread(own[column]) if len(own) else 'not run'
+        if len(own) and own[['settings', 'data', 'overrides', 'boxes']].nunique().max() > 1: raise ValueError(f"the records of {m} differ in settings or data; keep one kind")
         row['measured gain'] = '' if m == 'baseline' or not len(own) else _gain(*paired_gain(runs, m))
         rows.append(row | dict(seeds=len(own)))
     return pd.DataFrame(rows)
@@ -381,6 +416,10 @@ def _spread(x):
     if x.isna().all(): return 'nobody in this stratum'
     return f'{x.mean():.1f}' + (f' ± {x.std():.1f}' if len(x) > 1 else '')
 
+def _expected(e):
+    "The guide's number, with its range where it gives one."
+    return f'{e.expected_AP:.1f}' + ('' if np.isnan(e.expected_AP_low) else f' ({e.expected_AP_low:.1f} to {e.expected_AP_high:.1f})')
+
 def _gain(mean, half, n):
     if not n: return 'no baseline'
     return f'{mean:+.2f}' + (f' ± {half:.2f}' if n > 1 else ' (one seed: no interval)')
@@ -389,10 +428,13 @@ def conditions(
     runs: pd.DataFrame,  # from `gather`
 ) -> str:  # one sentence
     "What must be known beside a measured number: data, boxes, flip test, schedule, seeds, device and commit."
-    def values(c): return ', '.join(str(v)[:10] if c == 'commit' else str(v) for v in sorted(runs[c].astype(str).unique()))
+    def values(c): return ', '.join(sorted(runs[c].astype(str).unique()))
     flip = {'True': 'with flip test', 'False': 'without flip test'}
-    return (f"Measured: {values('about')}; {values('boxes')}, {' and '.join(flip[v] for v in sorted(runs.flip_test.astype(str).unique()))}, {values('epochs')} epochs, "
-            f"{values('precision')}, seeds {values('seed')}, on {values('device')}, commit {values('commit')}. "
+    low, high = runs.AP.min(), runs.AP.max()
+    skipped = f", {values('skipped')} bad annotations or images left out" if runs.skipped.max() else ''
+    return (f"Measured: {values('about')}, model {values('variant')}, {values('train_people')} training and {values('val_people')} validation people{skipped}; {values('boxes')}, "
+            f"{' and '.join(flip[v] for v in sorted(runs.flip_test.astype(str).unique()))}, {values('epochs')} epochs, trained in {values('precision')}, seeds {values('seed')}, "
+            f"on {values('device')}, commit {values('commit')}. The untrained networks score AP {runs.untrained_AP.max():.1f} at most, the trained ones {low:.1f} to {high:.1f}. "
             "Gains are paired by seed with the baseline's; ± beside a gain is half its 95% interval, ± beside an AP the standard deviation over seeds. "
             "Expected: the guide, for COCO with the paper's schedule; never measured.")
 

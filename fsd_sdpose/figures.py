@@ -17,7 +17,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 
-from .data import PoseDataset, to_input
+from .data import IMAGENET_MEAN, IMAGENET_STD, PoseDataset, to_input
 from .experiments import expected_table, paired_gain
 from .heatmaps import decode
 from .skeletons import COCO, Skeleton
@@ -40,7 +40,7 @@ def to_picture(
     x = torch.as_tensor(image)
     if x.dtype == torch.uint8 and x.ndim == 3 and x.shape[-1] == 3: return x.numpy()
     if x.ndim != 3 or x.shape[0] != 3: raise ValueError(f"an image is (H,W,3) uint8 or (3,H,W) float, not {tuple(x.shape)} {x.dtype}")
-    mean, std = torch.tensor([.485, .456, .406]), torch.tensor([.229, .224, .225])
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
     x = x.detach().cpu().float().permute(1, 2, 0) * std + mean
     return (x * 255).clamp(0, 255).byte().numpy()
 
@@ -128,7 +128,7 @@ def learning_curves(
     "Draw each metric against the epoch, one line per method."
     fig, axes = plt.subplots(1, len(metrics), figsize=(4.2 * len(metrics), 3), squeeze=False)
     for ax, m in zip(axes[0], metrics, strict=True):
-        sns.lineplot(history.dropna(subset=[m]), x='epoch', y=m, hue='method', errorbar=('pi', 100), ax=ax)
+        sns.lineplot(history.dropna(subset=[m]), x='epoch', y=m, hue='method', errorbar=('pi', 100), marker='o', markersize=4, ax=ax)
         ax.set(xlabel='epoch', ylabel=(labels or {}).get(m, m))
     return fig
 

@@ -65,7 +65,7 @@ def _at(h: Tensor, x: Tensor, y: Tensor):
 
 # %% ../nbs/02_heatmaps.ipynb #6e60ef61
 def _dark_step(log_h, x, y):
-    "One Newton step on the log-heatmap from pixel (x,y), @eq-dark; zero near the border and where the parabola has no top."
+    "One Newton step on the log-heatmap from pixel (x,y), @eq-dark; zero near the border and where the Hessian is singular."
     def f(dx, dy): return _at(log_h, x + dx, y + dy)
     gx, gy = (f(1, 0) - f(-1, 0)) / 2, (f(0, 1) - f(0, -1)) / 2
     hxx = (f(2, 0) - 2 * f(0, 0) + f(-2, 0)) / 4

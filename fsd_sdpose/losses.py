@@ -12,11 +12,12 @@ __all__ = ['REMEDY', 'NORMALIZE', 'REGULARIZERS', 'LOSSES', 'token_error', 'chec
 import inspect
 import math
 from difflib import get_close_matches
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
-from .masks import check_weights, foreground_mask, pool_mask
+from .masks import check_threshold, check_weights, foreground_mask, pool_mask
 
 # %% ../nbs/04_losses.ipynb #5f3709f2
 def token_error(
@@ -49,7 +50,7 @@ def check_finite(
 # %% ../nbs/04_losses.ipynb #0340ebc5
 def _number(name, value, low=-math.inf, high=math.inf):
     "`value` as a float; raises `TypeError` or `ValueError` naming the parameter."
-    if isinstance(value, bool) or not isinstance(value, (int, float)): raise TypeError(f"{name} must be a number, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value): raise TypeError(f"{name} must be a finite number, not {value!r}")
     if not low <= value <= high: raise ValueError(f"{name} must be in [{low:g}, {high:g}], not {value}")
     return float(value)
 
@@ -77,17 +78,19 @@ class HeatmapMSELoss(nn.Module):
                              "both must be the same non-empty (N,K,H,W)")
         error = prediction.float() - target.float()
         if target_weight is not None: error = error * visibility(target_weight, *error.shape[:2])[..., None, None]
-        return check_finite('HeatmapMSELoss', self.loss_weight * error.square().mean(), prediction=prediction, target=target)
+        return check_finite('HeatmapMSELoss', self.loss_weight * error.square().mean(),
+                            prediction=prediction, target=target, target_weight=target_weight)
 
 # %% ../nbs/04_losses.ipynb #a60290d5
 def visibility(
     target_weight: Tensor | None,  # (N,K) or (N,K,1); None: all ones
     n: int,  # number of images
     k: int,  # number of keypoints
+    device=None,  # where ones are made
 ) -> Tensor:  # (N,K) float32
     "Target weights as `(N,K)`; raises `ValueError` for another shape."
-    if target_weight is None: return torch.ones(n, k)
-    w = target_weight[..., 0] if target_weight.ndim == 3 else target_weight
+    if target_weight is None: return torch.ones(n, k, device=device)
+    w = target_weight[..., 0] if target_weight.ndim == 3 and target_weight.shape[-1] == 1 else target_weight
     if w.shape != (n, k): raise ValueError(f"target_weight has shape {tuple(target_weight.shape)}, expected ({n}, {k}) as (N,K)")
     return w.float()
 
@@ -145,13 +148,19 @@ class ForegroundTokenDistilLoss(nn.Module):
         if alpha is not None and normalize != 'regions': raise ValueError("alpha is used by normalize='regions' only")
         self.loss_weight = _number('loss_weight', loss_weight, 0)
         self.foreground_weight, self.background_weight = float(foreground_weight), float(background_weight)
-        self.threshold = _number('threshold', threshold, 0, 1 - 1e-9)
-        self.temperature = _number('temperature', temperature, 1e-9)
+        self.threshold, self.temperature = _number('threshold', threshold), _number('temperature', temperature)
+        check_threshold(threshold, temperature)
         self.alpha = None if alpha is None else _number('alpha', alpha, 0, 1)
         self.normalize, self.pool = _choice('normalize', normalize, NORMALIZE), _choice('pool', pool, ('max', 'avg'))
         self.use_spatial_weight, self.detach_teacher, self.shuffle = use_spatial_weight, detach_teacher, shuffle
 
-    def forward(self, student, teacher, heatmap=None, target_weight=None, grid=None):
+    def forward(self,
+        student: Tensor,  # (N,T,D) tokens of cycle c
+        teacher: Tensor,  # (N,T,D) tokens of cycle c+1
+        heatmap: Tensor | None = None,  # (N,K,H,W) of the teacher
+        target_weight: Tensor | None = None,  # (N,K), 0 leaves a keypoint out
+        grid: tuple[int, int] | None = None,  # (g_h, g_w) of the visual tokens
+    ) -> Tensor:  # scalar
         "The loss; raises `ValueError` for missing or wrong inputs, `FloatingPointError` for a non-finite loss."
         error = token_error(student, teacher, self.detach_teacher)
         loss = _spatial_mean(self, error, heatmap, target_weight, grid) if self.use_spatial_weight else error.mean()
@@ -163,7 +172,9 @@ def token_mask(
     heatmap: Tensor | None,  # (N,K,H,W) of the teacher
     target_weight: Tensor | None,  # (N,K) or None
     grid: tuple[int, int] | None,  # (g_h, g_w) of the visual tokens
-    threshold: float, temperature: float, pool: str,  # of the mask
+    threshold: float,  # of the mask
+    temperature: float,  # of the mask
+    pool: str,  # 'max' or 'avg'
 ) -> Tensor:  # (N,T)
     "The pooled foreground mask of the teacher's heatmap; raises `ValueError` naming what is missing or does not fit."
     if heatmap is None: raise ValueError("a foreground loss needs heatmap=, the teacher's heatmaps (N,K,H,W)")
@@ -172,7 +183,9 @@ def token_mask(
         raise ValueError(f"grid {tuple(grid)} has {grid[0] * grid[1]} cells but there are {error.shape[1]} tokens; "
                          "is this the loss for visual tokens, and the grid that of this model?")
     if heatmap.shape[0] != error.shape[0]: raise ValueError(f"heatmap has {heatmap.shape[0]} images, the tokens have {error.shape[0]}")
-    return pool_mask(foreground_mask(heatmap, threshold, temperature, target_weight), grid, pool)
+    try: mask = foreground_mask(heatmap, threshold, temperature, target_weight)
+    except FloatingPointError as e: raise FloatingPointError(f"foreground weights: {e}. {REMEDY}") from None
+    return pool_mask(mask, grid, pool)
 
 # %% ../nbs/04_losses.ipynb #50bde1c3
 def _spatial_mean(self, error, heatmap, target_weight, grid):
@@ -201,6 +214,7 @@ class DynamicForegroundDistilLoss(ForegroundTokenDistilLoss):
         unit: str = 'epoch',  # 'epoch', or 'fraction' of the schedule for start and end
     ):
         super().__init__(loss_weight, 1., 1., threshold, temperature, normalize=normalize, pool=pool, detach_teacher=detach_teacher)
+        _choice('normalize', normalize, ('none', 'weights'))  # 'regions' has no uniform start
         self.unit = _choice('unit', unit, ('epoch', 'fraction'))
         self.start, self.end = _number('start_epoch', start_epoch, 0), _number('end_epoch', end_epoch, 0)
         if self.end <= self.start: raise ValueError(f"end_epoch={end_epoch} must be after start_epoch={start_epoch}")
@@ -219,7 +233,13 @@ class DynamicForegroundDistilLoss(ForegroundTokenDistilLoss):
         self.foreground_weight = 1 + self.progress * (self.max_fg - 1)
         self.background_weight = 1 - self.progress * (1 - self.min_bg)
 
-    def forward(self, student, teacher, heatmap=None, target_weight=None, grid=None):
+    def forward(self,
+        student: Tensor,  # (N,T,D) tokens of cycle c
+        teacher: Tensor,  # (N,T,D) tokens of cycle c+1
+        heatmap: Tensor | None = None,  # (N,K,H,W) of the teacher
+        target_weight: Tensor | None = None,  # (N,K), 0 leaves a keypoint out
+        grid: tuple[int, int] | None = None,  # (g_h, g_w) of the visual tokens
+    ) -> Tensor:  # scalar
         "The loss; raises `RuntimeError` before the first `set_epoch`."
         if self.progress is None: raise RuntimeError("DynamicForegroundDistilLoss: call set_epoch(epoch) before the first forward pass")
         return super().forward(student, teacher, heatmap, target_weight, grid)
@@ -230,8 +250,8 @@ def keypoint_share(
     weight: Tensor,  # (N,K) visibility times guidance, at least 0
 ) -> Tensor:  # (N,K), rows sum to 1, or to 0 where nothing is labelled
     "Share of each keypoint in an image's loss, @eq-adaptive."
-    p = torch.softmax(logits, 0) * weight
-    return p / p.sum(1, keepdim=True).clamp_min(1e-12)
+    p = torch.softmax(torch.where(weight > 0, logits + weight.clamp_min(1e-30).log(), -1e30), 1)
+    return p * (weight > 0)
 
 def peak_confidence(
     heatmap: Tensor,  # (N,K,H,W) of the teacher
@@ -269,7 +289,7 @@ def log_variance(
     logits: Tensor,  # (K,)
     bound: float = 5.,  # largest absolute value
 ) -> Tensor:  # (K,)
-    "Log-variances of the 'uncertainty' form, smoothly clamped so that their gradient never vanishes."
+    "Log-variances of the 'uncertainty' form, smoothly bounded."
     return bound * torch.tanh(logits / bound)
 
 # %% ../nbs/04_losses.ipynb #197e92d9
@@ -301,15 +321,22 @@ class AdaptiveForegroundDistilLoss(nn.Module):
         self.use_keypoint_guidance, self.detach_teacher = use_keypoint_guidance, detach_teacher
         self.keypoint_logits = nn.Parameter(torch.zeros(num_keypoints))
 
-    def forward(self, student, teacher, heatmap=None, target_weight=None, grid=None):
+    def forward(self,
+        student: Tensor,  # (N,T,D) tokens of cycle c
+        teacher: Tensor,  # (N,T,D) tokens of cycle c+1
+        heatmap: Tensor | None = None,  # (N,K,H,W) of the teacher
+        target_weight: Tensor | None = None,  # (N,K), 0 leaves a keypoint out
+        grid: tuple[int, int] | None = None,  # (g_h, g_w) of the visual tokens
+    ) -> Tensor:  # scalar
         "The loss on keypoint tokens (N,K,D); raises `ValueError` for missing or wrong inputs, `FloatingPointError` for a non-finite loss."
         error, k = token_error(student, teacher, self.detach_teacher), len(self.keypoint_logits)
         if error.shape[1] != k:
             raise ValueError(f"num_keypoints={k} but there are {error.shape[1]} tokens; is this the loss for keypoint tokens?")
-        weight = visibility(target_weight, *error.shape).to(error.device)
+        weight = visibility(target_weight, *error.shape, error.device)
         if self.use_keypoint_guidance: weight = weight * _guidance(heatmap, error)
         loss = self.loss_weight * adaptive_mean(error, self.keypoint_logits.float(), weight, self.regularizer, self.regularizer_weight)
-        return check_finite('AdaptiveForegroundDistilLoss', loss, student=student, teacher=teacher, heatmap=heatmap, keypoint_logits=self.keypoint_logits)
+        return check_finite('AdaptiveForegroundDistilLoss', loss, student=student, teacher=teacher, heatmap=heatmap,
+                            target_weight=target_weight, keypoint_logits=self.keypoint_logits)
 
 # %% ../nbs/04_losses.ipynb #a4d2687f
 def _guidance(heatmap, error):

@@ -10,6 +10,7 @@ __all__ = ['VARIANTS', 'conv', 'Bottleneck', 'StemNet', 'BasicBlock', 'down', 'f
 # %% ../nbs/05_models.ipynb #5396ddc1
 import math
 import pickle
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,13 +19,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # %% ../nbs/05_models.ipynb #c203fa51
-def conv(cin: int, cout: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
+def conv(
+    cin: int,  # channels in
+    cout: int,  # channels out
+    kernel: int = 3,  # odd size, px
+    stride: int = 1,  # px
+) -> nn.Conv2d:
     "A convolution without bias that keeps the size at stride 1."
     return nn.Conv2d(cin, cout, kernel, stride, kernel // 2, bias=False)
 
 class Bottleneck(nn.Module):
     "Residual block of 1×1, 3×3 and 1×1 convolutions; four times as many channels out as inside."
-    def __init__(self, cin: int, width: int):
+    def __init__(self,
+        cin: int,  # channels in
+        width: int,  # channels inside
+    ):
         super().__init__()
         self.conv1, self.bn1 = conv(cin, width, 1), nn.BatchNorm2d(width)
         self.conv2, self.bn2 = conv(width, width), nn.BatchNorm2d(width)
@@ -58,7 +67,9 @@ class StemNet(nn.Module):
 # %% ../nbs/05_models.ipynb #e5500c6a
 class BasicBlock(nn.Module):
     "Residual block of two 3×3 convolutions."
-    def __init__(self, width: int):
+    def __init__(self,
+        width: int,  # channels
+    ):
         super().__init__()
         self.conv1, self.bn1 = conv(width, width), nn.BatchNorm2d(width)
         self.conv2, self.bn2 = conv(width, width), nn.BatchNorm2d(width)
@@ -67,12 +78,20 @@ class BasicBlock(nn.Module):
         "`(N,width,h,w)` to the same shape."
         return F.relu(x + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
 
-def down(cin: int, cout: int, relu: bool = True) -> nn.Sequential:
+def down(
+    cin: int,  # channels in
+    cout: int,  # channels out
+    relu: bool = True,  # whether ReLU follows
+) -> nn.Sequential:
     "Halve the resolution: strided convolution, batch norm and, unless it is the last of a chain, ReLU."
     return nn.Sequential(conv(cin, cout, stride=2), nn.BatchNorm2d(cout), *([nn.ReLU()] if relu else []))
 
 # %% ../nbs/05_models.ipynb #4a0c3316
-def fuse(widths, i: int, j: int):
+def fuse(
+    widths,  # channels of each branch
+    i: int,  # branch that receives
+    j: int,  # branch that gives
+):  # module or `None`
     "The path from branch `j` to branch `i` of an HRNet module; `None` where they are the same."
     if i == j: return None
     if j > i: return nn.Sequential(conv(widths[j], widths[i], 1), nn.BatchNorm2d(widths[i]), nn.Upsample(scale_factor=2**(j - i)))
@@ -145,7 +164,10 @@ def patchify(
 # %% ../nbs/05_models.ipynb #a86d0e80
 class Attention(nn.Module):
     "Multi-head self-attention without bias in q, k, v; scaled by the square root of the head width."
-    def __init__(self, dim: int, heads: int):
+    def __init__(self,
+        dim: int,  # embedding width D
+        heads: int,  # attention heads
+    ):
         super().__init__()
         self.heads = heads
         self.to_qkv = nn.Linear(dim, 3 * dim, bias=False)
@@ -158,7 +180,10 @@ class Attention(nn.Module):
 
 class FeedForward(nn.Module):
     "Two linear layers with an exact GELU between them."
-    def __init__(self, dim: int, hidden: int):
+    def __init__(self,
+        dim: int,  # embedding width D
+        hidden: int,  # width between the two layers
+    ):
         super().__init__()
         self.net = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Identity(), nn.Linear(hidden, dim))
 
@@ -169,7 +194,10 @@ class FeedForward(nn.Module):
 # %% ../nbs/05_models.ipynb #d0ab643c
 class PreNorm(nn.Module):
     "Layer norm, then `fn`."
-    def __init__(self, dim: int, fn: nn.Module):
+    def __init__(self,
+        dim: int,  # embedding width D
+        fn: nn.Module,  # what follows the norm
+    ):
         super().__init__()
         self.norm, self.fn = nn.LayerNorm(dim), fn
 
@@ -179,7 +207,9 @@ class PreNorm(nn.Module):
 
 class Residual(nn.Module):
     "Adds its input to what `fn` makes of it."
-    def __init__(self, fn: nn.Module):
+    def __init__(self,
+        fn: nn.Module,  # inner module
+    ):
         super().__init__()
         self.fn = fn
 
@@ -190,7 +220,12 @@ class Residual(nn.Module):
 # %% ../nbs/05_models.ipynb #571a3ed3
 class Transformer(nn.Module):
     "A stack of layers that is one cycle of SDPose."
-    def __init__(self, dim: int, depth: int, heads: int, mlp_ratio: int):
+    def __init__(self,
+        dim: int,  # embedding width D
+        depth: int,  # layers
+        heads: int,  # attention heads
+        mlp_ratio: int,  # hidden width of the MLP over D
+    ):
         super().__init__()
         self.layers = nn.ModuleList(nn.ModuleList([Residual(PreNorm(dim, Attention(dim, heads))),
                                                    Residual(PreNorm(dim, FeedForward(dim, mlp_ratio * dim)))]) for _ in range(depth))
@@ -222,10 +257,14 @@ class Variant:
     quick_start: bool = False  # initial weights for short schedules instead of the released ones
 
     @property
-    def heatmap_size(self): return self.input_size[0] // 4, self.input_size[1] // 4
+    def heatmap_size(self) -> tuple[int, int]:
+        "(H,W) of the heatmaps: a quarter of the input."
+        return self.input_size[0] // 4, self.input_size[1] // 4
 
     @property
-    def grid(self): return self.heatmap_size[0] // self.patch[0], self.heatmap_size[1] // self.patch[1]
+    def grid(self) -> tuple[int, int]:
+        "(g_h, g_w) of the visual tokens."
+        return self.heatmap_size[0] // self.patch[0], self.heatmap_size[1] // self.patch[1]
 
 VARIANTS = {'n': Variant(depth=3, cycles=2, patch=(4, 3), stem=(16, 1), dim=96, heads=4, head_dim=192, input_size=(128, 96), quick_start=True),
             't': Variant(depth=6, cycles=3, patch=(4, 3)),
@@ -344,8 +383,10 @@ def load_released(
     "Load a released checkpoint strictly, without running code from it; raises `FileNotFoundError` or `ValueError`."
     try: content = torch.load(path, map_location='cpu', weights_only=True)
     except FileNotFoundError: raise FileNotFoundError(f"no checkpoint at {path}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as e:
-        raise ValueError(f"{path} cannot be read as plain tensors, and nothing else is executed: {str(e).splitlines()[0]}") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as e:
+        wanted = re.findall(r'GLOBAL ([\w.]+)', str(e))
+        why = f"it asks for {', '.join(wanted)}" if wanted else type(e).__name__
+        raise ValueError(f"{path} cannot be read as plain tensors, and nothing else is executed: {why}") from None
     state = content.get('state_dict', content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()): raise ValueError(f"{path} holds no state dict")
     state = {k.removeprefix('module.'): v for k, v in state.items()}

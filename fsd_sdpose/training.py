@@ -21,9 +21,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .data import make_loader, to_input
-from .evaluation import evaluate, predict
+from .evaluation import evaluate, predict, write_results
 from .heatmaps import encode
-from .losses import HeatmapMSELoss, build_loss
+from fsd_sdpose.losses import (
+    AdaptiveForegroundDistilLoss,
+    DynamicForegroundDistilLoss,
+    ForegroundTokenDistilLoss,
+    HeatmapMSELoss,
+    TokenDistilLoss,
+    build_loss,
+)
 from .models import VARIANTS, CycleOutput, sdpose
 
 # %% ../nbs/09_training.ipynb #318e91f6
@@ -47,7 +54,7 @@ class TrainConfig:
     precision: str = 'fp32'  # 'fp32' or 'bf16' (autocast; losses stay float32)
     device: str = 'auto'  # 'auto', 'cpu', 'cuda', ...
     workers: int = 0  # loader processes
-    seed: int = 0  # initial weights, order of data and augmentation
+    seed: int = 0  # order of data; `run_experiment` draws weights and augmentation from it, too
 
     def __post_init__(self): _check_config(self)
 
@@ -56,16 +63,20 @@ def _check_config(c):
     if c.variant not in VARIANTS: raise ValueError(f"unknown variant {c.variant!r}; known: {', '.join(VARIANTS)}")
     for f in fields(c):
         v, kind = getattr(c, f.name), {'int': int, 'float': (int, float), 'bool': bool, 'str': str, 'dict': dict}.get(str(f.type).removeprefix("<class '").removesuffix("'>"))
-        if kind and (not isinstance(v, kind) or (isinstance(v, bool) and kind is not bool)):
+        if kind and (not isinstance(v, kind) or (isinstance(v, bool) and kind is not bool) or v in (float('inf'), float('nan'))):
             raise TypeError(f"{f.name} must be of type {getattr(f.type, '__name__', f.type)}, not {v!r}")
     for name in ('epochs', 'batch_size', 'base_batch', 'lr', 'adaptive_lr', 'sigma', 'max_token_rms'):
         if not getattr(c, name) > 0: raise ValueError(f"{name} must be above 0, not {getattr(c, name)}")
     for name in ('warmup_steps', 'val_every', 'workers', 'seed'):
         if getattr(c, name) < 0: raise ValueError(f"{name} must not be negative, not {getattr(c, name)}")
+    if not isinstance(c.milestones, (tuple, list)): raise TypeError(f"milestones must be a list of shares, not {c.milestones!r}")
     c.milestones = tuple(c.milestones)
     if not all(0 < m <= 1 for m in c.milestones): raise ValueError(f"milestones are shares of the schedule in (0,1], not {c.milestones}")
     if c.precision not in ('fp32', 'bf16'): raise ValueError(f"precision is 'fp32' or 'bf16', not {c.precision!r}")
-    for name in ('loss_vis_token_dist', 'loss_kpt_token_dist'): build_loss(getattr(c, name))
+    for name, kinds in (('loss_vis_token_dist', (TokenDistilLoss, ForegroundTokenDistilLoss)),
+                        ('loss_kpt_token_dist', (TokenDistilLoss, AdaptiveForegroundDistilLoss))):
+        if not isinstance(build_loss(getattr(c, name)), kinds):
+            raise ValueError(f"{name} cannot be {getattr(c, name)['type']}: it takes {' or '.join(k.__name__ for k in kinds)}, or a kind of it")
 
 # %% ../nbs/09_training.ipynb #5fc603b9
 def make_config(
@@ -132,7 +143,12 @@ def make_optimizer(
 
 # %% ../nbs/09_training.ipynb #12bf3a84
 def train_step(
-    model, batch, losses, optimizer, config, device,
+    model: nn.Module,  # an `SDPose`
+    batch: dict,  # from `make_loader`
+    losses: nn.ModuleDict,  # from `build_losses`
+    optimizer: torch.optim.Optimizer,  # from `make_optimizer`
+    config: TrainConfig,  # for σ and precision
+    device,  # where the model is
 ) -> dict[str, Tensor]:  # detached terms, their sum `loss` and `token_rms`, the size of the last cycle's visual tokens
     "One optimiser step on one batch from `make_loader`."
     v = model.variant
@@ -162,8 +178,10 @@ class Progress:
         self.bar = tqdm(total=total, desc=label, leave=False) if show and sys.stderr.isatty() else None
         self.lines = show and self.bar is None
 
-    def step(self, note: str = ''):
-        "One step done; `note` is shown beside the count."
+    def step(self,
+        note: str = '',  # shown beside the count
+    ):
+        "One step done."
         self.done += 1
         if self.bar: self.bar.update(); self.bar.set_postfix_str(note)
         elif self.lines and time.monotonic() - self.last >= self.interval:
@@ -171,7 +189,9 @@ class Progress:
             left = (self.last - self.start) / self.done * (self.total - self.done)
             print(f"{self.label} step {self.done}/{self.total} {note} about {left:.0f} s left", flush=True)
 
-    def say(self, line: str):
+    def say(self,
+        line: str,  # text
+    ):
         "Print a line of its own."
         if self.bar: self.bar.write(line)
         elif self.lines: print(line, flush=True)
@@ -190,28 +210,33 @@ def pick_device(
     except (RuntimeError, AssertionError) as e: raise ValueError(f"device {name!r} cannot be used: {str(e).splitlines()[0]}") from None
 
 def validate(
-    model, val_set, config, device,
+    model: nn.Module,  # an `SDPose`
+    val_set,  # `PoseDataset` without augmentation
+    config: TrainConfig,  # for batch size, workers and flip test
+    device,  # where the model is
+    results_file=None,  # write the predictions there, in COCO results form
 ) -> dict:  # metrics of `evaluate`
-    "AP of the first cycle on a validation set."
+    "AP of the first cycle on a validation set; what `skip_bad` left out of the set does not count as missed."
     loader = make_loader(val_set, config.batch_size, workers=config.workers)
     results = predict(model, loader, config.flip_test, device)
-    return evaluate(val_set.annotation_file, results, val_set.skeleton)
+    if results_file: write_results(results_file, results)
+    return evaluate(val_set.annotation_file, results, val_set.skeleton, skip_bad=val_set.skip_bad, without=val_set.lost)
 
 # %% ../nbs/09_training.ipynb #f44b2ec7
 def _train_epoch(model, loader, losses, optimizer, scheduler, config, device, epoch, progress):
     "One pass over the data; means of the logged terms."
     model.train()
-    sums, n = {}, len(loader)
+    logged, n = {}, len(loader)
     for i, batch in enumerate(loader):
         now = epoch + i / n
         for loss in losses.values():
-            if hasattr(loss, 'set_epoch'): loss.set_epoch(now, config.epochs)
+            if isinstance(loss, DynamicForegroundDistilLoss): loss.set_epoch(now, config.epochs)
         try: terms = train_step(model, batch, losses, optimizer, config, device)
         except FloatingPointError as e: raise FloatingPointError(f"epoch {epoch + 1}, step {i + 1} of {n}: {e}") from None
         scheduler.step()
-        for k, t in terms.items(): sums[k] = sums.get(k, 0.) + t.double()
+        for k, t in terms.items(): logged.setdefault(k, []).append(t)  # read once per epoch, so that no step waits
         progress.step()
-    means = {k: (s / n).item() for k, s in sums.items()}
+    means = {k: torch.stack(t).mean().item() for k, t in logged.items()}
     if not means['token_rms'] <= config.max_token_rms:
         raise FloatingPointError(f"epoch {epoch + 1}: the teacher's visual tokens have grown to {means['token_rms']:.3g} (rms, allowed {config.max_token_rms:g}). "
                                  "A detached teacher drifts: lower loss_weight, use detach_teacher=False or the guide's foreground_weight=1.5, temperature=2.0")
@@ -224,30 +249,35 @@ def fit(
     val_set=None,  # `PoseDataset` without; None: no validation
     config: TrainConfig | None = None,  # None: the defaults
     show: bool = True,  # whether to report progress
+    losses: nn.ModuleDict | None = None,  # from `build_losses`, trained in place where they have parameters; None: built here
+    results_file=None,  # write the last validation's predictions there
 ) -> pd.DataFrame:  # one row per epoch: loss terms, token_rms, lr, seconds and, where validated, the metrics
     "Train a model; raises `FloatingPointError` naming term, cycle, epoch and step where training diverges."
     config = config or TrainConfig()
+    losses = build_losses(config) if losses is None else losses
     _check_sets(model, train_set, val_set, config)
+    _check_losses(model, losses, config)
     device = pick_device(config.device)
     model.to(device)
-    losses = build_losses(config).to(device)
+    losses.to(device)
     optimizer = make_optimizer(model, losses, config)
     loader = make_loader(train_set, config.batch_size, shuffle=True, seed=config.seed, workers=config.workers, drop_last=True)
     steps = config.epochs * len(loader)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: lr_factor(s, steps, config.warmup_steps, config.milestones))
     progress, rows = Progress(steps, f'{config.variant} seed {config.seed}', show), []
-    for epoch in range(config.epochs):
-        start = time.monotonic()
-        loader.dataset.set_epoch(epoch)
-        row = dict(epoch=epoch + 1, lr=optimizer.param_groups[0]['lr'])
-        row |= _train_epoch(model, loader, losses, optimizer, scheduler, config, device, epoch, progress)
-        row['seconds'] = time.monotonic() - start
-        last = epoch + 1 == config.epochs
-        if val_set is not None and (last or config.val_every and (epoch + 1) % config.val_every == 0):
-            row |= validate(model, val_set, config, device)
-            progress.say(f"epoch {epoch + 1}/{config.epochs}  loss {row['loss']:.5f}  AP {row['AP']:.1f}")
-        rows.append(row)
-    progress.close()
+    try:
+        for epoch in range(config.epochs):
+            start = time.monotonic()
+            loader.dataset.set_epoch(epoch)
+            row = dict(epoch=epoch + 1, lr=optimizer.param_groups[0]['lr'])
+            row |= _train_epoch(model, loader, losses, optimizer, scheduler, config, device, epoch, progress)
+            row['seconds'] = time.monotonic() - start
+            last = epoch + 1 == config.epochs
+            if val_set is not None and (last or config.val_every and (epoch + 1) % config.val_every == 0):
+                row |= validate(model, val_set, config, device, results_file if last else None)
+                progress.say(f"epoch {epoch + 1}/{config.epochs}  loss {row['loss']:.5f}  AP {row['AP']:.1f} ({val_set.boxes})")
+            rows.append(row)
+    finally: progress.close()
     return pd.DataFrame(rows)
 
 # %% ../nbs/09_training.ipynb #e7c5a764
@@ -263,23 +293,39 @@ def _check_sets(model, train_set, val_set, config):
                              "pass input_size=model.variant.input_size to PoseDataset")
     if len(train_set) < config.batch_size: raise ValueError(f"the training set has {len(train_set)} people, fewer than batch_size={config.batch_size}")
 
+# %% ../nbs/09_training.ipynb #93dbd123
+def _check_losses(model, losses, config):
+    "Raises `ValueError` where the losses do not fit the model or the schedule."
+    keypoint, visual = losses['keypoint'], losses['visual']
+    if isinstance(keypoint, AdaptiveForegroundDistilLoss) and len(keypoint.keypoint_logits) != model.num_keypoints:
+        raise ValueError(f"loss_kpt_token_dist has num_keypoints={len(keypoint.keypoint_logits)}, the model {model.num_keypoints}")
+    if isinstance(visual, DynamicForegroundDistilLoss) and visual.unit == 'epoch' and visual.start >= config.epochs:
+        raise ValueError(f"foreground emphasis would start at epoch {visual.start:g}, after the last of {config.epochs}; give start_epoch and end_epoch as "
+                         "shares of the schedule with unit='fraction'")
+
 # %% ../nbs/09_training.ipynb #ce8216cb
 def save_weights(
     model: nn.Module,  # an `SDPose`
     path,  # file to write, `.safetensors`
+    losses: nn.Module | None = None,  # losses whose parameters are kept beside the model's
 ):
-    "Write the state dict atomically."
-    path = Path(path)
+    "Write the state dict atomically; learned parameters of the losses are stored under `losses.`."
+    path, state = Path(path), dict(model.state_dict())
+    if losses is not None: state |= {f'losses.{k}': v for k, v in losses.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, temporary)
+    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary)
     os.replace(temporary, path)
 
 def load_weights(
     model: nn.Module,  # an `SDPose`, weights replaced in place
     path,  # file written by `save_weights`
+    losses: nn.Module | None = None,  # losses whose parameters are read as well
 ) -> nn.Module:  # the model
     "Load weights strictly; raises `FileNotFoundError` where there are none, `RuntimeError` where they do not fit."
     if not Path(path).exists(): raise FileNotFoundError(f"no weights at {path}")
-    model.load_state_dict(load_file(path), strict=True)
+    state = load_file(path)
+    own = {k.removeprefix('losses.'): state.pop(k) for k in list(state) if k.startswith('losses.')}
+    model.load_state_dict(state, strict=True)
+    if losses is not None: losses.load_state_dict(own, strict=True)
     return model

@@ -4,8 +4,10 @@ import io
 import json
 import math
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -461,3 +463,91 @@ def test_other_arguments():
         ev.paired_bootstrap(data, [GOOD], [GOOD], resamples=0)
     with pytest.raises(ValueError, match="same seeds"):
         ev.paired_seeds({}, {})
+
+
+# ---- what a dataset leaves out ----------------------------------------------------------------------------------
+
+
+class Oracle(torch.nn.Module):
+    "A network that knows what stands in each crop of a dataset, in order; one crop at a time, no flip test."
+
+    def __init__(self, ds, stride=4):
+        super().__init__()
+        self.queue = [encode(s["joints"][None], s["visible"][None], [n // stride for n in ds.input_size], stride)[0] for s in ds]
+
+    def heatmaps(self, images):
+        return self.queue.pop(0)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    "Twelve random people on six images on disk: (annotation file, its content)."
+    content, rng = made(3, images=6), np.random.default_rng(0)
+    content["annotations"] = [dict(_everywhere(rng, 1 + n // 2, n), id=n + 1) for n in range(12)]
+    for im in content["images"]:
+        cv2.imwrite(str(tmp_path / im["file_name"]), rng.integers(0, 255, (480, 640, 3), np.uint8))
+    return tmp_path / "people.json", content
+
+
+def _everywhere(rng, image, n):
+    x, y, w, h = 20 + 300 * (n % 2), 30, 250, 400
+    xyv = np.column_stack([rng.uniform(x, x + w, 17), rng.uniform(y, y + h, 17), np.full(17, 2)])
+    return dict(image_id=image, category_id=1, bbox=[x, y, w, h], area=.5 * w * h, iscrowd=0, num_keypoints=17,
+                keypoints=xyv.ravel().tolist())
+
+
+def full_circle(path, content, **options):
+    "Dataset, prediction by a network that knows, evaluation: AP, and the dataset."
+    path.write_text(json.dumps(content))
+    ds = PoseDataset(path, path.parent, **options)
+    rows = ev.predict(Oracle(ds), make_loader(ds, 1), flip_test=False)
+    return ev.evaluate(path, rows, skip_bad=ds.skip_bad, without=ds.lost)["AP"], ds
+
+
+def test_a_bad_annotation_is_left_out_everywhere(folder):
+    path, content = folder
+    content["annotations"][3]["keypoints"] = [1., 2.]
+    content["annotations"][5]["id"] = content["annotations"][4]["id"]  # a twin: the second is left out
+    ap, ds = full_circle(path, content, skip_bad=True)
+    assert ap > 99.99 and len(ds) == 10 and ds.lost == []
+    with pytest.raises(ValueError, match="annotation 4 has 2 keypoint values"):
+        ev.evaluate(path, perfect(dict(content, annotations=content["annotations"][:3])))
+
+
+def test_people_and_crowds_without_keypoints_are_legal(folder):
+    path, content = folder
+    content["annotations"][1].update(keypoints=None, num_keypoints=0)
+    crowd = content["annotations"][2]
+    del crowd["keypoints"], crowd["num_keypoints"]
+    crowd.update(iscrowd=1, segmentation=dict(counts="PYj50", size=[480, 640]))
+    ap, ds = full_circle(path, content)
+    assert ap > 99.99 and len(ds) == 10
+    on_the_crowd = dict(perfect(made(3))[0], image_id=crowd["image_id"], score=2.)
+    x, y, w, h = crowd["bbox"]
+    on_the_crowd["keypoints"] = np.column_stack([np.linspace(x, x + w, 17), np.linspace(y, y + h, 17), np.ones(17)]).ravel().tolist()
+    assert ev.evaluate(path, [*perfect(path), on_the_crowd])["AP"] == 100  # an ignore region
+
+
+@pytest.mark.parametrize("use_cache", [False, True])
+def test_unreadable_images_do_not_count(folder, use_cache):
+    path, content = folder
+    (path.parent / content["images"][1]["file_name"]).write_bytes(b"")
+    (path.parent / content["images"][4]["file_name"]).unlink()
+    ap, ds = full_circle(path, content, skip_bad=True, cache=path.parent / "cache" if use_cache else None)
+    assert ap > 99.99 and len(ds) == 8 and ds.lost == [2, 5] and ds.skip_bad
+    everything = ev.evaluate(path, perfect(path), without=ds.lost)
+    assert everything["AP"] == 100  # results on these images are allowed and do not count
+    assert ev.evaluate(path, perfect(ev.read_ground_truth(path, without=ds.lost)))["AP"] < 90
+
+
+def test_category_0(folder):
+    path, content = folder
+    content["categories"][0]["id"] = 0
+    for a in content["annotations"]:
+        a["category_id"] = 0
+    ap, ds = full_circle(path, content)
+    assert ap > 99.99 and ds.category_id == 0 and not ds.skip_bad
+    rows = [dict(r, category_id=0) for r in perfect(path)]
+    assert ev.evaluate(path, rows)["AP"] == 100
+    if find_spec("hotcoco"):
+        same(ev.evaluate(path, rows), ev.evaluate(path, rows, backend="hotcoco"))

@@ -42,7 +42,7 @@ def test_notebook_is_a_document(nb):
     assert outputs, "no stored outputs: run tools/run_notebooks.py"
     assert not any(o["output_type"] == "error" for o in outputs)
     text = json.dumps([{k: v for k, v in o.items() if k != "data"} | {k: v for k, v in o.get("data", {}).items() if not k.startswith("image")} for o in outputs])
-    assert not re.search(r"/(root|home|work|tmp|Users)/", text), "an output names a path of the machine it ran on"
+    assert not re.search(r"/(root|home|work|tmp|Users|var/folders)/", text), "an output names a path of the machine it ran on"
     exports = [len(source(c).splitlines()) for c in code_cells(nb) if re.match(r"#\|\s*exports?\b", source(c))]
     assert max(exports, default=0) <= 60, "an export cell is a page long: split it"
 
@@ -104,11 +104,15 @@ def test_text_files_have_unix_line_endings_and_no_machine_paths():
 
 def test_every_run_record_is_whole():
     "Committed results are records: each names its commit, device, seed and metrics, and nothing else lies in results/."
-    for record in (ROOT / "results").rglob("record.json"):
+    records = sorted((ROOT / "results").rglob("record.json"))
+    assert records
+    for record in records:
         r = json.loads(record.read_text(encoding="utf-8"))
         assert {"study", "method", "seed", "config", "data", "metrics", "environment", "untrained", "initial_weights"} <= r.keys(), record
         assert record.parent.name == f"{r['method']}-seed{r['seed']}" and record.with_name("history.csv").exists()
-        assert re.fullmatch(r"[0-9a-f]{40}", r["environment"]["commit"] or ""), record
+        assert re.fullmatch(r"[0-9a-f]{40}", r["environment"]["commit"] or "") and r["environment"]["changed"] is False, record
+        if r["study"].startswith("lspet"):  # real photographs: a trained network is this much better than an untrained one
+            assert r["metrics"]["AP"] > r["untrained"]["AP"] + 1.5 and r["metrics"]["AP50"] > r["untrained"]["AP50"] + 8, record
     odd = [p for p in (ROOT / "results").rglob("*") if p.suffix in (".ipynb", ".pth", ".pt", ".safetensors", ".ckpt")]
     assert not odd, odd
 
@@ -119,8 +123,7 @@ def test_tables_are_generated_from_records(tmp_path):
 
     from fsd_sdpose.experiments import write_table
     tables = sorted((ROOT / "results").glob("*/table.md"))
-    if not tables:
-        pytest.skip("no tables are committed")
+    assert tables
     for table in tables:
         study = table.parent.name
         copytree(table.parent, tmp_path / study)

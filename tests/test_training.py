@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from fsd_sdpose.data import PoseDataset
-from fsd_sdpose.experiments import METHODS, gather, run_experiment, subset_file
+from fsd_sdpose.evaluation import evaluate
+from fsd_sdpose.experiments import METHODS, gather, run_experiment, subset_file, weights_digest
 from fsd_sdpose.models import sdpose
 from fsd_sdpose.training import build_losses, fit, make_config, make_optimizer, train_step
 
@@ -40,10 +41,14 @@ def test_overfits_sixteen_photographs(lspet, tmp_path):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains(method, tmp_path):
-    "One short run per method; the losses' own parameters move where there are any, and all start from the same weights."
+    "One short run per method; all start from the same weights, and learned keypoint weights are recorded."
     record = run_experiment("demo", method, 3, TINY, out=tmp_path / "run", show=False)
     history = pd.read_csv(tmp_path / "run" / "history.csv")
-    assert record["initial_weights"] == run_experiment("demo", "baseline", 3, TINY, out=tmp_path / "base", show=False)["initial_weights"]
+    torch.manual_seed(3)
+    assert record["initial_weights"] == weights_digest(sdpose("n"))
+    if "adaptive" in method:
+        weights = list(record["keypoint_weights"].values())
+        assert len(weights) == 17 and abs(sum(weights) / 17 - 1) < 1e-5 and max(weights) > min(weights)
     assert math.isfinite(history.loss.iloc[-1]) and history.loss_visual.iloc[-1] > 0 and history.loss_keypoint.iloc[-1] > 0
     saved = json.loads((tmp_path / "run" / "record.json").read_text())
     assert saved["metrics"].keys() == record["metrics"].keys() and saved["config"]["seed"] == 3
@@ -66,6 +71,9 @@ def test_a_run_on_photographs_is_learned_and_recorded(lspet, tmp_path):
     for method in ("baseline", "fsd"):
         run_experiment("lspet", method, 1, small, out=tmp_path / "lspet" / "runs" / f"{method}-seed1", data=lspet.parent, show=False)
     runs = gather("lspet", tmp_path)
+    val = subset_file(lspet / "person_keypoints_val.json", 32, tmp_path)
+    again = evaluate(val, tmp_path / "lspet" / "runs" / "fsd-seed1" / "results.json")  # anyone can score the predictions again
+    assert again["AP"] == pytest.approx(runs.set_index("method").AP["fsd"])
     assert list(runs.method) == ["baseline", "fsd"] and runs.initial_weights.nunique() == 1 and set(runs.boxes) == {"ground-truth boxes"}
     for method in ("baseline", "fsd"):
         history = pd.read_csv(tmp_path / "lspet" / "runs" / f"{method}-seed1" / "history.csv")

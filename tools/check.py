@@ -43,7 +43,11 @@ def sync():
         for module in (ROOT / "fsd_sdpose").glob("*.py"):
             if GENERATED in module.read_text(encoding="utf-8"):
                 module.unlink()
-        run("nbdev_export")
+        try:
+            run("nbdev_export")
+        except SystemExit:  # leave a library that can be imported
+            shutil.copytree(Path(tmp, "fsd_sdpose"), ROOT / "fsd_sdpose", dirs_exist_ok=True)
+            raise
         run("nbdev_clean")
         changed = [f"{d}/{f}" for d in ("fsd_sdpose", "nbs") for f in differences(Path(tmp, d), ROOT / d)]
     if changed:
