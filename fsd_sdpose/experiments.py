@@ -89,8 +89,10 @@ class Study:
 
 # %% ../nbs/11_experiments.ipynb #e8f48771
 STUDIES = dict(
-    demo=Study('synthetic people', train='synthetic', val='synthetic', train_images=2400, val_images=250,
-        scene=dict(size=(160, 120), people=1, clutter=(0., .5)), augment=dict(rotation=15., half_body=0.),
+    demo=Study('synthetic people', train='synthetic', val='synthetic', train_images=1600, val_images=200,
+        scene=dict(size=[160, 160], people=[1, 2], crowd=[0., .8], clutter=[0., .5], occlusion=.1, truncation=0.,
+                   poses=['stand', 'hips', 'folded', 'talk', 'walk']),
+        augment=dict(rotation=10., half_body=0., scale=.15, shift=0.),
         settings=dict(variant='n', epochs=6, batch_size=16, base_batch=16, lr=2e-3, warmup_steps=50, milestones=(.85,))),
     lspet=Study('Leeds Sports Pose Extended', train='lspet/person_keypoints_train.json',
         val='lspet/person_keypoints_val.json', images='lspet/images',

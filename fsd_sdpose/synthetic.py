@@ -783,7 +783,7 @@ def _build(folder, num_images, seed, scene, skeleton, quality, processes, info):
     os.mkdir(os.path.join(folder, 'images'))
     jobs = [(os.path.join(folder, 'images'), seed, range(i, min(i + 32, num_images)), scene, skeleton, quality)
             for i in range(0, num_images, 32)]
-    bar = dict(total=len(jobs), desc='synthetic people', unit=' x 32 pictures', leave=False, disable=num_images < 1000)
+    bar = dict(total=len(jobs), desc='synthetic people', unit=' x 32 pictures', leave=False, disable=None if num_images >= 1000 else True)
     if processes == 1 or len(jobs) == 1: done = list(tqdm(map(_write_images, jobs), **bar))
     else:
         with ProcessPoolExecutor(processes, get_context('spawn'), cv2.setNumThreads, (1,)) as pool:
