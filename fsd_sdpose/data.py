@@ -904,7 +904,7 @@ LAYOUTS = {
              'val': ('annotations/person_keypoints_val2017.json', 'val2017')},
     'crowdpose': {s: (f'json/crowdpose_{s}.json', 'images') for s in ('train', 'val', 'trainval', 'test')},
     'ochuman': {s: (f'ochuman_coco_format_{s}_range_0.00_1.00.json', 'images') for s in ('val', 'test')},
-    'lspet': {s: (f'person_keypoints_{s}.json', 'images') for s in ('train', 'val')},
+    'lspet': {s: (f'person_keypoints_{s}.json', 'images') for s in ('train', 'val', 'test')},
 }
 
 def dataset_files(
@@ -980,11 +980,11 @@ def convert_lspet(
     splits=('train', 'val'),  # which parts, keys of `LSP_SPLITS`
 ) -> dict[str, Path]:  # part -> annotation file
     "Convert Leeds Sports Pose Extended to COCO form; raises `ValueError` or `FileNotFoundError` that names the file."
-    joints, digits, files = read_lsp_joints(joints_mat), 5 if Path(images, 'im00001.jpg').exists() else 4, {}
+    joints, files = read_lsp_joints(joints_mat), {}
     for split in splits:
         ims, anns = [], []
         for n in (n for n in range(1, len(joints) + 1) if n % 10 in LSP_SPLITS[split]):
-            name = f'im{n:0{digits}d}.jpg'
+            name = f'im{n:05d}.jpg'
             h, w = read_image(Path(images) / name).shape[:2]
             ims.append(dict(id=n, file_name=name, width=w, height=h))
             anns.append(lsp_annotation(joints[n - 1], n, w, h))

@@ -69,7 +69,8 @@ def read_ground_truth(
     for a in data['annotations']:
         if a.get('category_id', category['id']) != category['id']:
             continue
-        if (nobody := bool(a.get('iscrowd')) or a.get('num_keypoints') == 0) and not a.get('keypoints'):
+        nobody = bool(a.get('iscrowd')) or a.get('num_keypoints') == 0
+        if nobody and (a.get('num_keypoints') == 0 or not a.get('keypoints')):
             a = dict(a, keypoints=[0] * 3 * k)  # people without labels, and crowd regions, are ignored rather than missed
         if reason := bad_annotation(a, k, images):
             if skip_bad:
@@ -312,8 +313,8 @@ def _read(ground_truth, results, skeleton, skip_bad=False, without=()):
     if skeleton is not None and skeleton.keypoints != own.keypoints:
         raise ValueError(f"skeleton '{skeleton.name}' does not name the keypoints of the ground truth, '{own.name}'")
     rows = read_results(results, data)
-    if without:
-        data, rows = read_ground_truth(data, without=set(without)), [r for r in rows if r['image_id'] not in without]
+    if without := set(without):
+        data, rows = read_ground_truth(data, without=without), [r for r in rows if r['image_id'] not in without]
     return data, rows, skeleton or own
 
 # %% ../nbs/08_evaluation.ipynb #6ff26349
@@ -337,7 +338,7 @@ def _image_joints(people, found, rows, skeleton):
 # %% ../nbs/08_evaluation.ipynb #62154637
 def joint_scores(
     table: pd.DataFrame,  # of `joint_table`
-) -> dict:  # OKS, OKS_visible, OKS_occluded and OKS_<joint> in percent; NaN where nothing is labelled so
+) -> dict:  # OKS (mean over joints, not over people), OKS_visible, OKS_occluded, OKS_<joint> in percent; NaN: none labelled
     "Mean similarity of the joints of each slice."
     s, v = 100 * table['similarity'], table['visibility']
     out = dict(OKS=s.mean(), OKS_visible=s[v == 2].mean(), OKS_occluded=s[v == 1].mean())

@@ -35,7 +35,8 @@ from fsd_sdpose.data import (
     to_input,
     warp_rect,
 )
-from fsd_sdpose.skeletons import COCO, CROWDPOSE
+from fsd_sdpose.evaluation import evaluate
+from fsd_sdpose.skeletons import COCO, CROWDPOSE, SKELETONS, Skeleton
 
 SAMPLES = {'coco_sample': ('test_coco.json', 17), 'crowdpose_sample': ('test_crowdpose.json', 14),
            'ochuman_sample': ('test_ochuman.json', 17)}
@@ -337,7 +338,7 @@ def test_junk_anywhere_is_a_clear_error_or_harmless(toy, tmp_path, junk):
         try:
             assert len(PoseDataset(_write(tmp_path / 'junk.json', content), toy[1])[0]) == 9
         except (ValueError, FileNotFoundError) as e:
-            assert 'junk.json' in str(e) or 'images' in str(e), (part, field, e)
+            assert 'junk.json' in str(e) or str(toy[1]) in str(e), (part, field, e)  # the file, or the image it names
 
 
 @pytest.mark.parametrize('junk', JUNK, ids=repr)
@@ -484,6 +485,32 @@ def test_unlabelled_joints_stay_out_of_the_way(toy, tmp_path):
     s = PoseDataset(_write(tmp_path / 'a.json', _change(toy[2], change)), toy[1])[0]
     assert s['visible'].tolist() == [1, 0] + [1] * 15 and s['joints'][1].tolist() == [0, 0]
     assert s['joints'].dtype == s['visible'].dtype == s['matrix'].dtype == torch.float32
+
+
+def test_bad_detections_are_skipped_on_request(toy, tmp_path):
+    box = dict(image_id=2, category_id=1, bbox=[5, 6, 50, 70], score=.9)
+    found = _write(tmp_path / 'found.json', [box, 7, box | dict(bbox=[1, 2, 3]), box | dict(score=.8)])
+    with pytest.raises(ValueError, match='found.json: entry 1 lacks .*skip_bad=True'):
+        PoseDataset(*toy[:2], boxes=found)
+    ds = PoseDataset(*toy[:2], boxes=found, skip_bad=True)
+    assert len(ds) == 2 and [s['ann_id'] for s in ds.skipped] == [-1, -1]
+    assert [s['reason'][:7] for s in ds.skipped] == ['entry 1', 'entry 2'] and 'found.json' in ds.skipped[0]['file']
+
+
+def test_a_keypoint_set_of_ones_own(tmp_path, monkeypatch):
+    names, n = ('nose', 'left_ear', 'right_ear'), 3
+    mine = Skeleton('mine', names, (('left_ear', 'right_ear'),), (('nose', 'left_ear'),), (.03, .04, .04), names)
+    cv2.imwrite(str(tmp_path / '1.png'), np.zeros((90, 80, 3), np.uint8))
+    dog = _person(1, 1, (5, 5, 60, 70), k=n)
+    path = _write(tmp_path / 'dogs.json', dict(images=[dict(id=1, file_name='1.png', width=80, height=90)], annotations=[dog],
+                                               categories=[dict(id=1, name='dog', keypoints=list(names))]))
+    with pytest.raises(ValueError, match='no skeleton has these'):
+        PoseDataset(path, tmp_path)
+    monkeypatch.setitem(SKELETONS, 'mine', mine)
+    s = PoseDataset(path, tmp_path, augment=Augmentation(flip=1))[0]
+    assert s['joints'].shape == (3, 2) and s['visible'].sum() == 3
+    out = evaluate(path, [dict(image_id=1, category_id=1, keypoints=dog['keypoints'], score=1.)])
+    assert out['AP'] == out['OKS_left_ear'] == 100
 
 
 def test_detected_boxes(toy, tmp_path):
@@ -662,7 +689,7 @@ def test_lspet_bad_files(tmp_path):
             read_lsp_joints(tmp_path / f'{name}.mat')
     with pytest.raises(FileNotFoundError, match='no file .*none.mat'):
         read_lsp_joints(tmp_path / 'none.mat')
-    with pytest.raises(FileNotFoundError, match='no image .*im0001.jpg'):
+    with pytest.raises(FileNotFoundError, match='no image .*im00001.jpg'):
         convert_lspet(tmp_path / 'good.mat', tmp_path, tmp_path / 'out')
 
 

@@ -18,6 +18,7 @@ from fsd_sdpose import evaluation as ev
 from fsd_sdpose.data import PoseDataset, make_loader
 from fsd_sdpose.heatmaps import encode
 from fsd_sdpose.skeletons import COCO, CROWDPOSE, SKELETONS, skeleton_for
+from fsd_sdpose.synthetic import make_dataset
 
 FILES = {
     "coco": "coco_sample/test_coco.json",
@@ -80,9 +81,9 @@ def same(a, b):
 # ---- numbers ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_ground_truth_scores_100(name):
-    path = real(name)
+@pytest.mark.parametrize("name", ["synthetic", *FILES])
+def test_ground_truth_scores_100(name, tmp_path):
+    path = make_dataset(tmp_path / "people", 12, seed=3) if name == "synthetic" else real(name)
     out = ev.evaluate(path, perfect(path))
     assert out["AP"] == out["AR"] == out["OKS"] == 100
     assert all(v == 100 or math.isnan(v) for v in out.values())

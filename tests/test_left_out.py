@@ -8,6 +8,7 @@ import torch
 
 from fsd_sdpose.data import PoseDataset, make_loader
 from fsd_sdpose.evaluation import evaluate, predict
+from fsd_sdpose.experiments import run_experiment
 from fsd_sdpose.heatmaps import encode
 from fsd_sdpose.skeletons import CROWDPOSE
 from fsd_sdpose.training import make_config, validate
@@ -81,3 +82,18 @@ def test_category_of_the_file(tmp_path, category):
     ds, score = ap(tmp_path, file)
     assert score == pytest.approx(100)
     assert validate(Oracle(ds), ds, make_config(batch_size=2, flip_test=False), "cpu")["AP"] == pytest.approx(100)
+
+
+def test_a_run_records_what_it_skipped(tmp_path, monkeypatch):
+    monkeypatch.setenv("FSD_CACHE", str(tmp_path / "cache"))
+    images = tmp_path / "lspet" / "images"
+    images.mkdir(parents=True)
+    file = write(images, [person(1, 1), person(2, 2), person(3, 3), person(4, 1, keypoints=[1, 2])], broken=[2])
+    for split in ("train", "val"):
+        (tmp_path / "lspet" / f"person_keypoints_{split}.json").write_text(file.read_text())
+    small = dict(epochs=1, batch_size=2, flip_test=False)
+    with pytest.raises(ValueError, match="annotation 4"):
+        run_experiment("lspet_nano", "fsd", 0, small, out=tmp_path / "run", data=tmp_path, show=False)
+    record = run_experiment("lspet_nano", "fsd", 0, small | dict(skip_bad=True), out=tmp_path / "run", data=tmp_path, show=False)
+    val = record["data"]["val"]
+    assert (val["people"], val["skipped"], val["unreadable_images"]) == (2, 2, 1)

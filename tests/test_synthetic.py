@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO as CocoFile
 
+from fsd_sdpose import evaluation
 from fsd_sdpose import synthetic as s
 from fsd_sdpose.skeletons import COCO, CROWDPOSE, Skeleton
 from fsd_sdpose.synthetic import POSES, Scene, annotate, make_dataset, make_picture, mask_polygons
@@ -143,16 +144,10 @@ def test_every_pose_can_be_drawn(kind):
 # ---- dials
 
 def crowd_index(people):
-    notes = [a for a in map(annotate, people) if a and a['num_keypoints']]
-    joints = [np.array(a['keypoints']).reshape(-1, 3) for a in notes]
-    total = 0.
-    for a, own in zip(notes, joints, strict=True):
-        x, y, w, h = a['bbox']
-        for other in joints:
-            if other is own: continue
-            off = (other[:, :2] - (x, y)) / (w, h)
-            total += ((other[:, 2] > 0) & (off >= 0).all(1) & (off <= 1).all(1)).sum() / a['num_keypoints']
-    return total / max(1, len(notes))
+    height, width = people[0]['mask'].shape
+    notes = [dict(a, id=n, image_id=1) for n, a in enumerate(map(annotate, people)) if a]
+    return evaluation.crowd_index(dict(images=[dict(id=1, file_name='', width=width, height=height)], annotations=notes,
+                                       categories=[dict(id=1, name='person', keypoints=list(COCO.keypoints))]))[1]
 
 
 @pytest.mark.parametrize('people', [2, 4])
@@ -272,8 +267,15 @@ def test_two_processes_at_once(tmp_path):
 
 
 def test_speed():
-    scene = Scene(size=(256, 192), people=1)
-    make_picture(scene, 0, 0)
-    start = time.process_time()
-    for i in range(20): make_picture(scene, 0, i)
-    assert 20 / (time.process_time() - start) > 40
+    "Half the notebook's bar of 150 pictures per second, so that a busy machine passes; drawn, annotated and coded as there."
+    scene, best, threads = Scene(size=(256, 192), people=1), float('inf'), cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    for _ in range(3):
+        start = time.process_time()
+        for i in range(40):
+            image, people = make_picture(scene, 5, i)
+            for p in people: annotate(p)
+            cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 92])
+        best = min(best, time.process_time() - start)
+    cv2.setNumThreads(threads)
+    assert 40 / best > 75
