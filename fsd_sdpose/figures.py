@@ -4,11 +4,14 @@
 
 # %% auto #0
 __all__ = ['use_style', 'to_picture', 'draw_pose', 'overlay', 'show_images', 'example_person', 'learning_curves',
-           'expected_against_measured', 'show_predictions']
+           'expected_against_measured', 'gains', 'measured', 'sweep_plot', 'keypoint_weights', 'mask_evolution',
+           'show_predictions']
 
 # %% ../nbs/12_figures.ipynb #0e192b9d
+import json
 import os
 import tempfile
+from pathlib import Path
 
 import cv2
 import matplotlib.pyplot as plt
@@ -18,7 +21,7 @@ import seaborn as sns
 import torch
 
 from .data import IMAGENET_MEAN, IMAGENET_STD, PoseDataset, to_input
-from .experiments import expected_table, paired_gain
+from .experiments import SWEEPS, expected_table, gather, gather_sweep, paired_gain, sweep_gain
 from .heatmaps import decode
 from .skeletons import COCO, Skeleton
 from .synthetic import make_dataset
@@ -135,7 +138,7 @@ def learning_curves(
 # %% ../nbs/12_figures.ipynb #20bbebe9
 def expected_against_measured(
     runs: pd.DataFrame,  # from `gather`
-    expected='results',  # folder with expected.csv
+    expected=None,  # folder with expected.csv; None: the repository's
 ):  # the matplotlib figure
     "Plot each method's measured gain over the baseline against the gain the guide expects."
     guide, fig = expected_table(expected), plt.figure(figsize=(4.6, 3.4))
@@ -147,6 +150,102 @@ def expected_against_measured(
     ax.set(xlabel='expected gain (guide, COCO, AP)', ylabel='measured gain (AP)', xlim=(0, 1))
     ax.legend(fontsize='small')
     return fig
+
+# %% ../nbs/12_figures.ipynb #12e3fcd0
+def gains(
+    runs: pd.DataFrame,  # from `gather`
+    metrics=('AP',),  # columns of `runs`, one panel each
+    labels=None,  # what a metric is called, by name
+):  # the matplotlib figure
+    "Paired differences to the baseline: a dot per seed, the mean with its 95% interval."
+    methods = [m for m in dict.fromkeys([*expected_table().index, *runs.method]) if m != 'baseline' and m in set(runs.method)]
+    fig, axes = plt.subplots(1, len(metrics), figsize=(1.6 + 3.2 * len(metrics), .8 + .34 * len(methods)), sharey=True, squeeze=False)
+    by = runs.set_index(['method', 'seed'])
+    for ax, metric in zip(axes[0], metrics, strict=True):
+        for i, m in enumerate(methods):
+            mean, half, n = paired_gain(runs, m, metric)
+            seeds = [s for s in runs[runs.method == m].seed if ('baseline', s) in by.index]
+            ax.plot([by.at[(m, s), metric] - by.at[('baseline', s), metric] for s in seeds], [i] * len(seeds), '.', color='.6', ms=6)
+            if n: ax.errorbar(mean, i, xerr=half if n > 1 else None, fmt='o', capsize=3, color='C0' if m in expected_table().index else 'C1')
+        ax.axvline(0, color='.4', lw=1)
+        ax.set(xlabel=f"measured gain, {(labels or {}).get(metric, metric)} (points)", yticks=range(len(methods)), ylim=(len(methods) - .5, -.5))
+        ax.set_yticklabels(methods)
+    return fig
+
+# %% ../nbs/12_figures.ipynb #454c5da0
+def measured(
+    runs: pd.DataFrame,  # from `gather`
+    column: str,  # of `runs`
+    label: str = '',  # of the axis
+):  # the matplotlib axes
+    "One row per method: a dot per seed and a line at their mean."
+    methods = list(dict.fromkeys(runs.method))
+    ax = plt.figure(figsize=(5.2, .8 + .3 * len(methods))).gca()
+    for i, m in enumerate(methods):
+        x = runs[runs.method == m][column].astype(float)
+        ax.plot(x, [i] * len(x), 'o', ms=4, alpha=.7, color=f'C{i}')
+        ax.plot([x.mean()] * 2, [i - .3, i + .3], color=f'C{i}', lw=2)
+    ax.set(xlabel=label or column, yticks=range(len(methods)), ylim=(len(methods) - .5, -.5))
+    ax.set_yticklabels(methods)
+    return ax
+
+# %% ../nbs/12_figures.ipynb #6103a430
+def sweep_plot(
+    sweep: str,  # a key of `SWEEPS`
+    study: str = 'demo',  # a study's name
+    results='results',  # folder with the study's records
+    label: str = '',  # of the axis; empty: the sweep's name
+):  # the matplotlib figure
+    "Paired gain in AP and in AP (crowd) at each point of a sweep, with 95% intervals over seeds."
+    runs, own = gather_sweep(sweep, study, results), gather(study, results)
+    points = [p for p in SWEEPS[sweep] if p.method != 'baseline' and p.label in set(runs.label)]
+    groups = list(dict.fromkeys(p.group for p in points))
+    fig, axes = plt.subplots(1, len(groups), figsize=(5.2 if len(groups) == 1 else 4.2 * len(groups), 3), sharey=True, squeeze=False)
+    for ax, group in zip(axes[0], groups, strict=True):
+        here = [p for p in points if p.group == group]
+        for j, (metric, name) in enumerate((('AP', 'AP'), ('AP_crowd', 'AP (crowd)'))):
+            g = np.array([sweep_gain(p, runs, own, metric) for p in here])
+            ax.errorbar(np.arange(len(here)) + .12 * j - .06, g[:, 0], yerr=np.nan_to_num(g[:, 1]), fmt='os'[j], capsize=3, color=f'C{j}', label=name)
+        ax.axhline(0, color='.4', lw=1)
+        ax.set(xlabel=label or sweep.replace('_', ' '), title=group if len(groups) > 1 else '', xticks=range(len(here)))
+        tilt = max(len(str(p.value)) for p in here) > 8
+        ax.set_xticklabels([str(p.value) for p in here], rotation=20 * tilt, ha='right' if tilt else 'center')
+    axes[0, 0].set_ylabel('measured gain (points)')
+    axes[0, 0].legend(fontsize='small')
+    return fig
+
+# %% ../nbs/12_figures.ipynb #fb8e4b0c
+def keypoint_weights(
+    study: str,  # a study's name
+    method: str,  # one with the adaptive loss
+    results='results',  # folder with the study's records
+):  # the matplotlib figure
+    "Learned weight of each keypoint, a dot per seed; raises `ValueError` for a method that learns none."
+    files = gather(study, results).query('method == @method').folder
+    learned = [json.loads(Path(f, 'record.json').read_text())['keypoint_weights'] for f in files]
+    if not learned or learned[0] is None: raise ValueError(f"no records of {method} with learned keypoint weights")
+    table = pd.DataFrame(learned).melt(var_name='keypoint', value_name='weight')
+    fig = plt.figure(figsize=(6.4, 2.6))
+    ax = sns.stripplot(table, x='keypoint', y='weight', size=4, color='C0', ax=fig.gca())
+    ax.axhline(1, color='.4', lw=1)
+    ax.tick_params(axis='x', rotation=90)
+    ax.set(xlabel='', ylabel='relative weight')
+    return fig
+
+# %% ../nbs/12_figures.ipynb #638204ef
+def mask_evolution(
+    file,  # masks.npz of a run
+    people: int = 3,  # rows
+    columns: int = 4,  # epochs shown, evenly spaced from the first to the last
+):  # the matplotlib figure
+    "Draw the watched pictures, their masks over the epochs, and the last token weights."
+    with np.load(file) as f: images, epochs, masks, weights = (f[k] for k in ('images', 'epochs', 'masks', 'weights'))
+    shown = np.unique(np.linspace(0, len(epochs) - 1, columns).round().astype(int))
+    panels, titles = [], []
+    for i in range(min(people, len(images))):
+        panels += [images[i], *[overlay(images[i], masks[e, i]) for e in shown], overlay(images[i], weights[-1, i], 0, max(2., weights.max()))]
+        titles += ['picture', *[f'mask, epoch {epochs[e]}' for e in shown], f'weights {weights[-1, i].min():.2g} to {weights[-1, i].max():.2g}']
+    return show_images(panels, [t if n < len(shown) + 2 or t.startswith('weights') else '' for n, t in enumerate(titles)], columns=len(shown) + 2, size=1.35)
 
 # %% ../nbs/12_figures.ipynb #5d9e7ee2
 def show_predictions(
