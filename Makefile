@@ -3,25 +3,46 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
-METHODS ?= baseline fsd
-SEED ?= 0
+STUDY ?= demo
+METHODS ?= baseline fsd fsd_strong adaptive dynamic fsd_adaptive
+SEEDS ?= 0
+SWEEPS ?=
+RESULTS ?= results
+PROFILE ?= local
+THREADS ?= 1
 export FSD_CACHE ?= $(CURDIR)/_data
 # large blocks are kept by the allocator instead of being returned to the system after every step (glibc only)
 export GLIBC_TUNABLES ?= glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4294967295
 export PYTHONWARNINGS ?= ignore::FutureWarning
 
-.PHONY: demo test docs notebooks clean
-demo: $(READY)  ## train baseline and fsd on synthetic people, print and save the table (_runs/demo)
-	@rm -rf _runs/demo && mkdir -p _runs/demo/notebooks
-	@set -euo pipefail; for m in $(METHODS); do echo "== $$m, seed $(SEED)"; \
-	  $(BIN)/papermill nbs/experiments/$$m.ipynb _runs/demo/notebooks/$$m-seed$(SEED).ipynb \
-	    -p study demo -p seed $(SEED) -p out _runs/demo/runs/$$m-seed$(SEED) --log-output --no-progress-bar 2>&1 | $(BIN)/python tools/plain_log.py; done
-	@set -euo pipefail; $(BIN)/papermill nbs/experiments/ap_table.ipynb _runs/demo/notebooks/ap_table.ipynb -p study demo -p results _runs \
-	    --no-progress-bar 2>&1 | $(BIN)/python tools/plain_log.py
-	@cat _runs/demo/table.md; echo; echo "table, records and figures: _runs/demo"
+# the workflow, see workflow/Snakefile; the profiles switch off snakemake's own messages, also the one about a lock
+WORKFLOW = $(BIN)/python -m snakemake --snakefile workflow/Snakefile --profile workflow/profiles/$(PROFILE)
+OR_LOCKED = || { if [ -n "$$(ls .snakemake/locks 2>/dev/null)" ]; then echo "another call is running here, or one was killed: wait for it, or 'make unlock'" >&2; fi; exit 1; }
+
+.PHONY: demo grid start unlock test pair docs notebooks clean
+demo: $(READY)  ## six methods on synthetic people, table and figures (_runs/demo); METHODS="baseline fsd" SEEDS="0 1" for others
+	@$(WORKFLOW) --config study=demo "methods=$(METHODS)" "seeds=$(SEEDS)" results=_runs threads=$(THREADS) -- table $(OR_LOCKED)
+	@cat _runs/demo/table.md; echo; echo "table, records and figures: _runs/demo; the notebooks as they ran: _runs/notebooks/demo"
+
+# a record that is there stands; RERUN=1 repeats those made here with other code or settings
+grid: $(READY)  ## runs into results/: make grid STUDY=demo SEEDS="0 1 2" METHODS="baseline fsd" SWEEPS=all PROFILE=slurm
+	@$(WORKFLOW) $(if $(RERUN),,--rerun-triggers software-env) --config study=$(STUDY) "methods=$(METHODS)" "seeds=$(SEEDS)" "sweeps=$(SWEEPS)" \
+	  results=$(RESULTS) threads=$(THREADS) -- all $(OR_LOCKED)
+	@cat $(RESULTS)/$(STUDY)/table.md
+
+start: $(READY)  ## train the demo's warm start again and replace the weights in the package
+	@mkdir -p _runs/notebooks
+	@set -o pipefail; $(BIN)/papermill nbs/experiments/warm_start.ipynb _runs/notebooks/warm_start.ipynb -p full True -r out $(RESULTS)/demo_start/runs/heatmaps-seed0 \
+	  --log-output --no-progress-bar 2>&1 | $(BIN)/python tools/plain_log.py
+
+unlock: $(READY)  ## after a call of demo or grid was killed
+	@$(WORKFLOW) --unlock
 
 test: $(READY)  ## everything CI checks; make test STEPS="sync tests" for a part
 	@$(BIN)/python tools/check.py $(STEPS)
+
+pair: $(READY)  ## write the scripts of the experiment notebooks (nbs/experiments/_py)
+	@$(BIN)/python tools/pair.py
 
 docs: $(READY)  ## the site, in _docs/html
 	@$(BIN)/python tools/check.py docs
@@ -40,4 +61,4 @@ $(READY): requirements.lock settings.ini setup.py
 	@touch $@
 
 clean:  ## remove everything that the other targets made
-	rm -rf .venv _docs _proc _runs _data *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .snakemake _docs _proc _runs _data *.egg-info .pytest_cache .ruff_cache

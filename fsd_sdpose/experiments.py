@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['METHODS', 'CONTROLS', 'PAPER_EPOCHS', 'STUDIES', 'SCENES', 'PRESETS', 'SWEEPS', 'STARTS', 'resolve_loss', 'Study',
            'merge_overrides', 'resolve', 'adapt_losses', 'Point', 'loss_points', 'weight_points', 'preset_points',
-           'sweep_point', 'run_folder', 'data_folder', 'cache_folder', 'subset_file', 'study_files', 'write_start',
-           'load_start', 'git_state', 'device_name', 'environment', 'peak_memory_mb', 'sha256', 'weights_digest',
-           'write_run', 'MaskWatch', 'run_experiment', 'study_sets', 'load_run', 'read_record', 'gather',
-           'gather_history', 'repository_results', 'expected_table', 'expectation', 'run_summary', 'paired_difference',
-           'paired_gain', 'ap_table', 'verdict', 'conditions', 'gather_sweep', 'sweep_gain', 'sweep_table',
-           'sweep_verdict', 'image_interval', 'to_markdown', 'write_table']
+           'sweep_point', 'run_folder', 'check_parameters', 'data_folder', 'cache_folder', 'subset_file', 'study_files',
+           'write_start', 'load_start', 'git_state', 'device_name', 'environment', 'peak_memory_mb', 'sha256',
+           'weights_digest', 'write_run', 'MaskWatch', 'run_experiment', 'study_sets', 'load_run', 'read_record',
+           'gather', 'gather_history', 'repository_results', 'expected_table', 'expectation', 'run_summary',
+           'paired_difference', 'paired_gain', 'ap_table', 'verdict', 'conditions', 'gather_sweep', 'sweep_gain',
+           'sweep_table', 'sweep_verdict', 'image_interval', 'to_markdown', 'write_table']
 
 # %% ../nbs/11_experiments.ipynb #8e9d9c96
 import hashlib
@@ -253,6 +253,23 @@ def run_folder(
     "Where a run's files are."
     if sweep and sweep_point(sweep, label).overrides: return Path(results, study, 'sweeps', sweep, f'{label}-seed{seed}')
     return Path(results, study, 'runs', f'{method}-seed{seed}')
+
+# %% ../nbs/11_experiments.ipynb #968ec74d
+def check_parameters(
+    namespace: dict,  # the notebook's `globals()`
+    **kinds,  # type of each parameter, by name
+):
+    "Raises `ValueError` for a parameter that the notebook does not have, `TypeError` for one of the wrong type."
+    plain = (bool, int, float, str, dict, list, tuple, type(None))
+    given = {k: v for k, v in namespace.items() if isinstance(v, plain) and k not in ('In', 'Out') and not k.startswith('_') and not k.isupper()}
+    for k in given:
+        if k not in kinds:
+            near = get_close_matches(k, kinds, 1)
+            raise ValueError(f"unknown parameter {k!r}" + (f"; did you mean {near[0]!r}?" if near else f"; this notebook has {', '.join(kinds)}"))
+    for k, kind in kinds.items():
+        if not isinstance(given.get(k), kind) or isinstance(given.get(k), bool) != (kind is bool):
+            raise TypeError(f"{k} must be of type {kind.__name__}, not {given.get(k)!r}; "
+                            f"for anything but numbers and plain text use papermill's -y, as in -y '{{{k}: ...}}'")
 
 # %% ../nbs/11_experiments.ipynb #59dcd460
 def data_folder(
@@ -577,6 +594,10 @@ def expected_table(
     return pd.read_csv(file).set_index('method')
 
 # %% ../nbs/11_experiments.ipynb #b0290253
+def _expected(e):
+    "The guide's number, with its range where it gives one."
+    return f'{e.expected_AP:.1f}' + ('' if np.isnan(e.expected_AP_low) else f' ({e.expected_AP_low:.1f} to {e.expected_AP_high:.1f})')
+
 def expectation(
     method: str,  # a row of the guide's table
 ) -> str:  # one sentence of Markdown
@@ -650,10 +671,6 @@ def _spread(x):
     if x.isna().all(): return 'nobody in this stratum'
     return f'{x.mean():.1f}' + (f' ± {x.std():.1f}' if len(x) > 1 else '')
 
-def _expected(e):
-    "The guide's number, with its range where it gives one."
-    return f'{e.expected_AP:.1f}' + ('' if np.isnan(e.expected_AP_low) else f' ({e.expected_AP_low:.1f} to {e.expected_AP_high:.1f})')
-
 def _gain(mean, half, n):
     if not n: return 'no baseline'
     return f'{mean:+.2f}' + (f' ± {half:.2f}' if n > 1 else ' (one seed: no interval)')
@@ -665,8 +682,10 @@ def verdict(
     digits: int = 2,  # decimals shown
 ) -> str:  # one sentence
     "What the records say of a method, in words."
+    own = runs[runs.method == method][metric]
+    if method == 'baseline': return f"baseline: {metric} {_spread(own)} over {len(own)} seeds; the others are compared with it."
     mean, half, n = paired_gain(runs, method, metric)
-    if not n: return f"{method}: nothing to compare, no baseline of the same seed."
+    if not n: return f"{method}: nothing to compare, no records of it and of the baseline at the same seed."
     if n == 1: return f"{method}: {mean:+.{digits}f} {metric} at one seed; one seed supports no statement."
     found = 'above zero: it is better' if mean > half else 'below zero: it is worse' if mean < -half else 'contains zero: no difference was found'
     return f"{method}: {mean:+.{digits}f} {metric} against the baseline, 95% interval {mean - half:+.{digits}f} to {mean + half:+.{digits}f} over {n} seeds, which {found}" + \
@@ -738,11 +757,11 @@ def sweep_verdict(
 ) -> str:  # a few sentences
     "What a sweep found, in words, and how much of it chance would find."
     runs, own = gather_sweep(sweep, study, results), gather(study, results)
-    gains = {p: sweep_gain(p, runs, own) for p in SWEEPS[sweep] if p.method != 'baseline' and (runs.label == p.label).any()}
-    gains = {p: g for p, g in gains.items() if g[2] > 1}
+    gains = [(p, *sweep_gain(p, runs, own)) for p in SWEEPS[sweep] if p.method != 'baseline' and (runs.label == p.label).any()]
+    gains = [g for g in gains if g[3] > 1]
     if not gains: return 'Too few seeds for any statement.'
-    found = [f"{p.group} {p.value}: {mean:+.2f} ± {half:.2f}".strip() for p, (mean, half, _) in gains.items() if abs(mean) > half]
-    seen = '; '.join(found) if found else f'none (the narrowest interval is ± {min(h for _, h, _ in gains.values()):.2f} AP wide, so smaller gains cannot be seen)'
+    found = [f"{p.group} {p.value}: {mean:+.2f} ± {half:.2f}".strip() for p, mean, half, _ in gains if abs(mean) > half]
+    seen = '; '.join(found) if found else f'none (the narrowest interval is ± {min(g[2] for g in gains):.2f} AP wide, so smaller gains cannot be seen)'
     return (f"Points whose gain in AP has a 95% interval that leaves out zero: {seen}. Chance alone would produce about {.05 * len(gains):.1f} such points among {len(gains)}, "
             "as each is looked at by itself.")
 

@@ -216,14 +216,11 @@ def sweep_plot(
 
 # %% ../nbs/12_figures.ipynb #fb8e4b0c
 def keypoint_weights(
-    study: str,  # a study's name
-    method: str,  # one with the adaptive loss
-    results='results',  # folder with the study's records
+    folders,  # of runs of a method with the adaptive loss
 ):  # the matplotlib figure
-    "Learned weight of each keypoint, a dot per seed; raises `ValueError` for a method that learns none."
-    files = gather(study, results).query('method == @method').folder
-    learned = [json.loads(Path(f, 'record.json').read_text())['keypoint_weights'] for f in files]
-    if not learned or learned[0] is None: raise ValueError(f"no records of {method} with learned keypoint weights")
+    "Learned weight of each keypoint, a dot per run; raises `ValueError` for a run that learned none."
+    learned = [json.loads(Path(f, 'record.json').read_text())['keypoint_weights'] for f in folders]
+    if not learned or None in learned: raise ValueError("a run without learned keypoint weights: the adaptive loss is in 'adaptive' and 'fsd_adaptive' only")
     table = pd.DataFrame(learned).melt(var_name='keypoint', value_name='weight')
     fig = plt.figure(figsize=(6.4, 2.6))
     ax = sns.stripplot(table, x='keypoint', y='weight', size=4, color='C0', ax=fig.gca())

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not any(q[0] in "_." for q in p.relative_to(ROOT).parts))
-ROOMS = ["skeletons", "heatmaps", "masks", "losses", "models", "synthetic", "data", "evaluation", "training", "prediction", "experiments", "figures", "cli"]
+ROOMS = ["skeletons", "heatmaps", "masks", "losses", "models", "synthetic", "data", "evaluation", "training", "probes", "prediction", "experiments", "figures", "cli"]
 
 
 def name(p):
@@ -103,18 +103,45 @@ def test_text_files_have_unix_line_endings_and_no_machine_paths():
 
 
 def test_every_run_record_is_whole():
-    "Committed results are records: each names its commit, device, seed and metrics, and nothing else lies in results/."
+    "Committed results are records: each names its commit, device, seed and metrics, lies where its settings say, and nothing else lies in results/."
+    from fsd_sdpose.experiments import SWEEPS, run_folder
     records = sorted((ROOT / "results").rglob("record.json"))
     assert records
     for record in records:
         r = json.loads(record.read_text(encoding="utf-8"))
         assert {"study", "method", "seed", "config", "data", "metrics", "environment", "untrained", "initial_weights"} <= r.keys(), record
-        assert record.parent.name == f"{r['method']}-seed{r['seed']}" and record.with_name("history.csv").exists()
+        assert record.with_name("history.csv").exists()
+        sweep = record.parents[1].name if record.parents[2].name == "sweeps" else ""
+        point = next((p for p in SWEEPS[sweep] if record.parent.name == f"{p.label}-seed{r['seed']}"), None) if sweep else None
+        assert r["overrides"] == (json.loads(json.dumps(point.overrides)) if sweep else {}), record
+        assert record.parent == run_folder(ROOT / "results", r["study"], r["method"], r["seed"], sweep, point.label if sweep else ""), record
         assert re.fullmatch(r"[0-9a-f]{40}", r["environment"]["commit"] or "") and r["environment"]["changed"] is False, record
         if r["study"].startswith("lspet"):  # real photographs: a trained network is this much better than an untrained one
             assert r["metrics"]["AP"] > r["untrained"]["AP"] + 1.5 and r["metrics"]["AP50"] > r["untrained"]["AP50"] + 8, record
-    odd = [p for p in (ROOT / "results").rglob("*") if p.suffix in (".ipynb", ".pth", ".pt", ".safetensors", ".ckpt")]
+    odd = [p for p in (ROOT / "results").rglob("*") if p.suffix in (".ipynb", ".pth", ".pt", ".safetensors", ".ckpt", ".npz")]
     assert not odd, odd
+
+
+def test_committed_grid_is_complete():
+    "The demo: five seeds of every method of the guide and of the controls that are read with it; three seeds of every sweep. The baseline finds people."
+    from fsd_sdpose.experiments import METHODS, SWEEPS, gather, gather_sweep
+    runs = gather("demo", ROOT / "results")
+    assert (runs.groupby("method").seed.nunique().reindex(list(METHODS)) >= 5).all()
+    assert runs[runs.method == "baseline"].AP.mean() >= 30
+    for sweep, points in SWEEPS.items():
+        seeds = gather_sweep(sweep, "demo", ROOT / "results").groupby("label").seed.nunique()
+        assert (seeds.reindex([p.label for p in points]) >= 3).all(), sweep
+
+
+def test_the_shared_start_is_the_one_recorded():
+    "The weights that ship with the package have their record, and the demo's runs began from this very file."
+    from fsd_sdpose.experiments import STARTS, gather, load_start
+    from fsd_sdpose.models import sdpose
+    begin = load_start(sdpose("n"), "demo")
+    made = json.loads((ROOT / f"results/{begin['study']}/runs/{begin['method']}-seed{begin['seed']}/record.json").read_text(encoding="utf-8"))
+    assert made == json.loads((STARTS / "demo.json").read_text(encoding="utf-8"))
+    for folder in gather("demo", ROOT / "results").folder:
+        assert json.loads(Path(folder, "record.json").read_text(encoding="utf-8"))["start"] == begin, folder
 
 
 def test_tables_are_generated_from_records(tmp_path):

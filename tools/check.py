@@ -36,7 +36,7 @@ def differences(a: Path, b: Path) -> list[str]:
 
 
 def sync():
-    "The library is what the notebooks export, and the notebooks are clean. An orphaned module does not come back."
+    "The library and the scripts are what the notebooks say, and the notebooks are clean. An orphaned module does not come back."
     with tempfile.TemporaryDirectory() as tmp:
         for folder in ("fsd_sdpose", "nbs"):
             shutil.copytree(ROOT / folder, Path(tmp, folder))
@@ -52,6 +52,7 @@ def sync():
         changed = [f"{d}/{f}" for d in ("fsd_sdpose", "nbs") for f in differences(Path(tmp, d), ROOT / d)]
     if changed:
         sys.exit(f"changed by nbdev_export and nbdev_clean, commit them: {', '.join(changed)}")
+    run("python", "tools/pair.py", "--check")
 
 
 def readme():

@@ -1,0 +1,50 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: python3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Sweep: temperature of the mask
+#
+# > A hard edge, or a soft one?
+
+# %% [markdown]
+# The guide's tuning table tries 0.5 (hard edge), 1.0 (balanced) and 2.0 (soft). What that does to the mask is drawn in [masks](../03_masks.ipynb).
+
+# %%
+#| hide
+from IPython.display import Markdown
+
+from fsd_sdpose.experiments import check_parameters, conditions, gather_sweep, repository_results, sweep_table, sweep_verdict, to_markdown
+from fsd_sdpose.figures import sweep_plot, use_style
+
+use_style()
+
+# %% tags=["parameters"]
+study: str = 'demo'  # a key of fsd_sdpose.experiments.STUDIES
+results: str = ''  # folder with the study's records; empty: the repository's
+
+# %% [markdown]
+# ## The table
+#
+# From the records of all seeds. The points are trained by the workflow (`make grid SWEEPS=temperature`); a point that was not run says so.
+
+# %%
+check_parameters(globals(), study=str, results=str)
+folder = results or repository_results()
+Markdown(to_markdown(sweep_table('temperature', study, folder)))
+
+# %%
+#| label: fig-sweep-temperature
+#| fig-cap: Paired gain over the baseline against the temperature, 95% intervals over seeds.
+sweep_plot('temperature', study, folder, 'temperature');
+
+# %% [markdown]
+# ## Reading it
+
+# %%
+print(sweep_verdict('temperature', study, folder))
+print(conditions(gather_sweep('temperature', study, folder)))

@@ -1,0 +1,61 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: python3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # The shared start of the demo
+#
+# > Weights that have learned to find joints, without any distillation, so that six methods can be compared in minutes.
+
+# %% [markdown]
+# A pose transformer that starts from scratch sits on a plateau first. The study `demo` skips it: its runs go on from weights that ship with the package, the study `demo_start`,
+# trained by the heatmap loss alone on pictures that the demo does not use. `make start` trains them again (parameter `full`) and replaces them; here a shortened run shows that it works.
+
+# %%
+#| hide
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+from fsd_sdpose.experiments import STARTS, STUDIES, check_parameters, gather_history, load_start, repository_results, run_experiment, run_summary, write_start
+from fsd_sdpose.figures import learning_curves, use_style
+from fsd_sdpose.models import sdpose
+
+use_style()
+
+# %% tags=["parameters"]
+full: bool = False  # train the whole schedule and replace the weights in the package
+seed: int = 0  # initial weights, order of data, augmentation
+overrides: dict = {'epochs': 1, 'train_images': 160, 'val_images': 40}  # of the shortened run, unused with full
+out: str = ''  # folder for record.json and history.csv; empty: a temporary one
+
+# %%
+check_parameters(globals(), full=bool, seed=int, overrides=dict, out=str)
+STUDIES['demo_start'].settings, STUDIES['demo_start'].scene
+
+# %% [markdown]
+# ## The run
+
+# %%
+folder = Path(out or tempfile.mkdtemp())
+record = run_experiment('demo_start', 'heatmaps', seed, {} if full else overrides, out=folder, keep_weights=True, resume=full)
+if full: write_start(folder, 'demo')
+print(run_summary(record))
+
+# %% [markdown]
+# ## What ships with the package
+#
+# The record of the full run, and its learning curve:
+
+# %%
+pd.Series(load_start(sdpose('n'), 'demo') | dict(bytes=(STARTS / 'demo.safetensors').stat().st_size)).to_frame('demo')
+
+# %%
+#| label: fig-start
+#| fig-cap: Heatmap loss and validation AP of the run that made the start. The learning rate is not lowered: that is left to the demo.
+learning_curves(gather_history('demo_start', repository_results()), ('loss_heatmap', 'AP'), dict(loss_heatmap='heatmap loss', AP='validation AP (measured)'));

@@ -1,0 +1,76 @@
+"""Experiments as a person runs them: the guide's dictionaries, papermill from anywhere, wrong parameters, runs that die."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fsd_sdpose.experiments import METHODS, resolve, run_experiment
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = dict(epochs=1, train_images=24, val_images=8, batch_size=16, scene=dict(size=[128, 96], people=1))
+
+# copied from the guide, letter by letter
+TOKEN = dict(type='TokenDistilLoss', loss_weight=5e-6)
+FSD = dict(type='ForegroundTokenDistilLoss', loss_weight=5e-6, foreground_weight=2.0, background_weight=0.5, threshold=0.1, temperature=1.0,
+           use_spatial_weight=True)
+ADAPTIVE = dict(type='AdaptiveForegroundDistilLoss', loss_weight=5e-6, num_keypoints=17, use_keypoint_guidance=True)
+DYNAMIC = dict(type='DynamicForegroundDistilLoss', loss_weight=5e-6, start_epoch=50, end_epoch=150, max_fg_weight=3.0, min_bg_weight=0.3)
+GUIDE = dict(baseline=(TOKEN, TOKEN), fsd=(FSD, TOKEN), fsd_strong=(FSD | dict(foreground_weight=3.0, background_weight=0.3), TOKEN), adaptive=(TOKEN, ADAPTIVE),
+             dynamic=(DYNAMIC, TOKEN), fsd_adaptive=(FSD, ADAPTIVE))
+
+
+@pytest.mark.parametrize("method", GUIDE)
+def test_the_guides_dictionaries_build_and_run(method, tmp_path):
+    visual, keypoint = GUIDE[method]
+    assert METHODS[method] == dict(loss_vis_token_dist=visual, loss_kpt_token_dist=keypoint)
+    record = run_experiment("demo", method, 1, TINY, out=tmp_path, show=False)
+    used = record["config"]["loss_vis_token_dist"]
+    if method == "dynamic":  # 50 and 150 of 300 epochs, as shares of one epoch
+        assert used == visual | dict(start_epoch=50 / 300, end_epoch=150 / 300, unit="fraction")
+        assert resolve("coco", "dynamic", 0, {})[1].loss_vis_token_dist == visual
+    else:
+        assert used == visual
+    assert record["config"]["loss_kpt_token_dist"] == keypoint
+    assert json.loads((tmp_path / "record.json").read_text()) == json.loads(json.dumps(record))
+
+
+def papermill(notebook, out, *arguments, cwd):
+    env = os.environ | dict(PYTHONPATH=str(ROOT))
+    return subprocess.run([sys.executable, "-m", "papermill", str(ROOT / "nbs/experiments" / notebook), str(out), *arguments, "--no-progress-bar"], cwd=cwd, env=env,
+                          capture_output=True, text=True)
+
+
+def test_papermill_from_another_folder(tmp_path):
+    "The record states the parameters that really arrived."
+    done = papermill("fsd.ipynb", "out.ipynb", "-p", "seed", "3", "-p", "out", "run", "-y", f"overrides: {json.dumps(TINY)}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    record = json.loads((tmp_path / "run/record.json").read_text())
+    assert (record["study"], record["method"], record["seed"], record["overrides"]) == ("demo", "fsd", 3, TINY)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["-p", "sede", "3"], "did you mean 'seed'?"),
+    (["-p", "seed", "three"], "seed must be of type int, not 'three'"),
+    (["-p", "overrides", "{epochs: 1}"], "overrides must be of type dict"),
+    (["-y", "overrides: {epoch: 1}"], "did you mean 'epochs'?"),
+    (["-p", "study", "dema"], "did you mean 'demo'?")], ids=lambda v: str(v)[:30])
+def test_wrong_parameters_fail_before_work_begins(arguments, message, tmp_path):
+    done = papermill("fsd.ipynb", "out.ipynb", "-p", "out", "run", *arguments, cwd=tmp_path)
+    assert done.returncode != 0 and message in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"max_token_rms": 1e-3}, "foreground_weight=1.5, temperature=2.0"),
+    ({"lr": 1e30, "epochs": 3, "warmup_steps": 0}, r"epoch \d+, step \d+ of \d+: \w+ term of cycle \d")])
+def test_a_run_that_diverges_leaves_no_record(change, message, tmp_path):
+    "The error names the place and the guide's remedy; an earlier record of the same folder does not survive it."
+    run_experiment("demo", "fsd", 1, TINY, out=tmp_path, show=False)
+    with pytest.raises(FloatingPointError, match=message):
+        run_experiment("demo", "fsd", 1, TINY | change, out=tmp_path, show=False)
+    assert not (tmp_path / "record.json").exists()
+    run_experiment("demo", "fsd", 1, TINY, out=tmp_path, show=False)
+    assert (tmp_path / "record.json").exists()

@@ -1,0 +1,42 @@
+"""Scripts of the experiment notebooks, for reviews and searches: nbs/experiments/_py/<name>.py is what nbs/experiments/<name>.ipynb says.
+
+usage: python tools/pair.py [--check]    (settings: jupytext.toml; with --check nothing is written)
+"""
+import sys
+from pathlib import Path
+
+import jupytext
+from jupytext.config import load_jupytext_config
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def script(notebook: Path) -> str:
+    "The text of a notebook's script."
+    config = load_jupytext_config(str(notebook))
+    return jupytext.writes(jupytext.read(notebook, config=config), "py:percent", config=config)
+
+
+def pair(folder: Path, check: bool = False) -> list[str]:
+    "Write the scripts of a folder's notebooks, and remove those without a notebook; the names of those that were not as they should be."
+    wanted = {p.with_suffix(".py").name: script(p) for p in sorted(folder.glob("*.ipynb"))}
+    scripts = folder / "_py"
+    there = {p.name: p.read_text(encoding="utf-8") for p in scripts.glob("*.py")}
+    wrong = sorted(n for n in {*wanted, *there} if wanted.get(n) != there.get(n))
+    for name in () if check else wrong:
+        if name in wanted:
+            scripts.mkdir(exist_ok=True)
+            (scripts / name).write_text(wanted[name], encoding="utf-8", newline="\n")
+        else:
+            (scripts / name).unlink()
+    return wrong
+
+
+if __name__ == "__main__":
+    check = sys.argv[1:] == ["--check"]
+    if sys.argv[1:] and not check:
+        sys.exit(__doc__)
+    wrong = pair(ROOT / "nbs/experiments", check)
+    if check and wrong:
+        sys.exit(f"nbs/experiments/_py is not what the notebooks say, run `make pair`: {', '.join(wrong)}")
+    print(f"scripts of the experiment notebooks: {'all as they should be' if not wrong else f'wrote {chr(44).join(wrong)}'}")
