@@ -24,5 +24,5 @@ setup(
     package_data={cfg["lib_path"]: ["starts/*.safetensors", "starts/*.json"]},
     install_requires=shlex.split(cfg["requirements"]),
     extras_require={"dev": shlex.split(cfg["dev_requirements"]), "fast": shlex.split(cfg["fast_requirements"])},
-    entry_points={"nbdev": [f"{cfg['lib_path']} = {cfg['lib_path']}._modidx:d"]},
+    entry_points={"console_scripts": shlex.split(cfg["console_scripts"]), "nbdev": [f"{cfg['lib_path']} = {cfg['lib_path']}._modidx:d"]},
 )

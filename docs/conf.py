@@ -28,6 +28,8 @@ nbdev_groups = [
     ("Measurements", ["benchmarks*"]),
     ("Reference", ["references"]),
 ]
+nbdev_downloads = ["experiments/*", "guide/*"]  # these pages offer their notebook,
+nbdev_repository = (cfg.get("git_url", ""), f"{cfg['branch']}/{cfg['nbs_path']}")  # in Colab too where this is on GitHub
 nb_execution_mode = "off"
 nb_merge_streams = True
 nb_output_stderr = "remove"
@@ -58,7 +60,7 @@ html_static_path = ["_static", str(mathjax_files / mathjax_path)]
 html_theme = "furo"
 html_title = project
 html_logo = html_favicon = "_static/logo.svg"
-html_css_files = ["custom.css"]
+html_css_files, html_js_files = ["custom.css"], ["keyboard.js"]
 html_show_sourcelink = html_copy_source = html_show_sphinx = False
 pygments_style, pygments_dark_style = "default", "github-dark"
 

@@ -4,7 +4,8 @@
   the docstring, and a parameter list from the comment behind each argument or field. The code is read, never imported.
 * `#| label` and `#| fig-cap` make numbered figures; `[@key]`, `@fig-x`, `@eq-x` and `$$ ... $$ {#eq-x}` become
   citations, references and numbered equations; backticked names of exported symbols become links.
-* The start page gets the tables of contents, grouped by `nbdev_groups`.
+* The start page gets the tables of contents, grouped by `nbdev_groups`; pages in `nbdev_downloads` offer their notebook.
+* What Sphinx and the theme write is corrected where screen readers and keyboards would stumble.
 """
 from __future__ import annotations
 
@@ -273,6 +274,23 @@ def toctrees(
     return "\n\n".join(found)
 
 
+def offer(
+    notebook: dict,  # a notebook after `convert`
+    docname: str,  # its path below the notebooks' folder, without suffix
+    repository: str = "",  # address of the repository; empty where it is not published
+    folder: str = "main/nbs",  # branch and folder of the notebooks in it
+) -> dict:  # the same with a line under its title and promise
+    "Offer the notebook as a file and, where the repository is on GitHub, in Colab."
+    links = f"{{download}}`Download this notebook <{docname.split('/')[-1]}.ipynb>`"
+    if m := re.fullmatch(r"https?://github\.com/([\w.-]+/[\w.-]+?)(\.git)?/?", repository):
+        colab = f"https://colab.research.google.com/github/{m[1]}/blob/{folder}/{docname}.ipynb"
+        links += f" · [Open in Colab]({colab}), first cell there: `%pip install git+https://github.com/{m[1]}`"
+    first, *rest = notebook["cells"]
+    source = re.sub(r"\A# .*\n*(^>.*\n?)*\n*", lambda m: f"{m[0].rstrip()}\n\n:::{{div}} notebook-links\n{links}\n:::\n\n",
+                    source_of(first), count=1, flags=re.M)
+    return {**notebook, "cells": [{**first, "source": source}, *rest]}
+
+
 def _scan(app, env, docnames):
     "Collect exported names and citation keys before the first page is read."
     paths = [p for d in sorted(env.found_docs) if (p := Path(env.doc2path(d))).suffix == ".ipynb"]
@@ -285,10 +303,35 @@ def _read(app, docname, source):
     "Convert a notebook; the start page also gets the tables of contents."
     if Path(app.env.doc2path(docname)).suffix != ".ipynb": return
     notebook = convert(json.loads(source[0]), app.config.nbdev_library, *app.nbdev_names)
+    if any(fnmatch(docname, p) for p in app.config.nbdev_downloads):
+        notebook = offer(notebook, docname, *app.config.nbdev_repository)
     if docname == app.config.root_doc:
         contents = toctrees(app.env.found_docs - {docname}, app.config.nbdev_groups)
         notebook["cells"].append({"cell_type": "markdown", "id": "contents", "metadata": {}, "source": contents})
     source[0] = json.dumps(notebook)
+
+
+def _languages(app, doctree):
+    "Mark Korean headings and paragraphs, so that they are read out and broken into lines as Korean."
+    from docutils import nodes
+    for node in doctree.findall(lambda n: isinstance(n, nodes.title | nodes.paragraph | nodes.term | nodes.caption)):
+        text = node.astext()
+        if len(re.findall("[가-힣]", text)) > len(re.findall("[A-Za-z]", text)): node["classes"].append("language-ko")
+
+
+def _accessible(app, pagename, templatename, context, doctree):
+    "Correct the HTML: levels for the captions of the contents, no lists of something else, no anchor twice."
+    if tree := context.get("furo_navigation_tree"):
+        context["furo_navigation_tree"] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
+    if body := context.get("body"): context["body"] = repaired(body)
+
+
+def repaired(html: str) -> str:
+    "The arguments of a signature and the references as plain blocks; an equation's anchor on the equation only."
+    def blocks(m): return '<div class="sig-params">' + re.sub(r"(</?)d[ld]\b", r"\1div", m[1]) + "</div>"
+    html = re.sub(r"<dl>(\s*<dd>.*?)</dl>", blocks, html, flags=re.S)
+    html = html.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+    return re.sub(r'(<div class="math-wrapper[^"]*") id="([\w-]+)"(>\s*<div class="math[^"]*" id="\2")', r"\1\3", html)
 
 
 @cache
@@ -306,7 +349,11 @@ def setup(app):
     app.add_config_value("nbdev_library", "", "env")
     app.add_config_value("nbdev_groups", [], "env")
     app.connect("env-before-read-docs", _scan)
+    app.add_config_value("nbdev_downloads", [], "env")
+    app.add_config_value("nbdev_repository", ("", "main/nbs"), "env")
     app.connect("source-read", _read)
+    app.connect("doctree-read", _languages)
+    app.connect("html-page-context", _accessible, priority=900)  # after the theme's own
     if "sphinx.ext.viewcode" in app.extensions:
         app.connect("viewcode-find-source", lambda app, module: _find_source(Path(app.confdir).parent, module))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -198,7 +198,7 @@ def loss_points(
     values,  # settings to try
 ) -> tuple[Point, ...]:
     "FSD with one entry of its loss changed, against the study's baseline."
-    own = METHODS['fsd']['loss_vis_token_dist'].get(entry)
+    own = METHODS['fsd']['loss_vis_token_dist'].get(entry, inspect.signature(ForegroundTokenDistilLoss).parameters[entry].default)
     return tuple(Point(f'{entry}-{v}', v, 'fsd', {} if v == own else {f'loss_vis_token_dist.{entry}': v}) for v in values)
 
 # %% ../nbs/11_experiments.ipynb #a7df89bc
@@ -220,7 +220,7 @@ def preset_points() -> tuple[Point, ...]:
         points.append(Point(f'{scene}-baseline', 'baseline', 'baseline', shared, '', scene))
         for name, (f, b) in PRESETS.items():
             weights = {'loss_vis_token_dist.foreground_weight': f, 'loss_vis_token_dist.background_weight': b}
-            points.append(Point(f'{scene}-{f:g}-{b:g}', f'{name} ({f:g} : {b:g})', 'fsd', shared | weights, f'{scene}-baseline', scene))
+            points.append(Point(f'{scene}-{f:g}-{b:g}', f'{f:g} : {b:g} ({name})', 'fsd', shared | weights, f'{scene}-baseline', scene))
     return tuple(points)
 
 # %% ../nbs/11_experiments.ipynb #48b1d4e4
@@ -639,11 +639,12 @@ def paired_difference(
 
 def paired_gain(
     runs: pd.DataFrame,  # from `gather`
-    method: str,  # compared with 'baseline'
+    method: str,  # whose gain
     metric: str = 'AP',  # column of `runs`
+    reference: str = 'baseline',  # the method it is compared with
 ) -> tuple[float, float, int]:  # mean difference, half width of its 95% interval (NaN for one seed), number of seeds
-    "Difference to the baseline over the seeds that both have, as `paired_difference`."
-    return paired_difference(runs[runs.method == method], runs[runs.method == 'baseline'], metric)
+    "Difference to another method over the seeds that both have, as `paired_difference`."
+    return paired_difference(runs[runs.method == method], runs[runs.method == reference], metric)
 
 # %% ../nbs/11_experiments.ipynb #d3c7a177
 def ap_table(
@@ -680,16 +681,18 @@ def verdict(
     method: str,  # a method of it
     metric: str = 'AP',  # column of `runs`
     digits: int = 2,  # decimals shown
+    reference: str = 'baseline',  # the method it is compared with
 ) -> str:  # one sentence
     "What the records say of a method, in words."
     own = runs[runs.method == method][metric]
-    if method == 'baseline': return f"baseline: {metric} {_spread(own)} over {len(own)} seeds; the others are compared with it."
-    mean, half, n = paired_gain(runs, method, metric)
-    if not n: return f"{method}: nothing to compare, no records of it and of the baseline at the same seed."
-    if n == 1: return f"{method}: {mean:+.{digits}f} {metric} at one seed; one seed supports no statement."
-    found = 'above zero: it is better' if mean > half else 'below zero: it is worse' if mean < -half else 'contains zero: no difference was found'
-    return f"{method}: {mean:+.{digits}f} {metric} against the baseline, 95% interval {mean - half:+.{digits}f} to {mean + half:+.{digits}f} over {n} seeds, which {found}" + \
-        ('' if abs(mean) > half else f"; differences below about {half:.{digits}f} cannot be seen here") + '.'
+    if method == reference: return f"{method}: {metric} {_spread(own)} over {len(own)} seeds; the others are compared with it."
+    mean, half, n = paired_gain(runs, method, metric, reference)
+    if not n: return f"{method}: nothing to compare, no records of it and of {reference} at the same seed."
+    if n == 1: return f"{method}: {mean:+.{digits}f} {metric} against {reference} at one seed; one seed supports no statement."
+    low, high = (f'{mean + sign * half:+.{digits}f}' for sign in (-1, 1))
+    found = 'lies above zero' if mean > half else 'lies below zero' if mean < -half else 'contains zero: no difference was found'
+    if abs(mean) <= half: found += f' (below about {half:.{digits}f} none can be seen here)'
+    return f"{method}: {mean:+.{digits}f} {metric} against {reference}, 95% interval {low} to {high} over {n} seeds, which {found}."
 
 def conditions(
     runs: pd.DataFrame,  # from `gather`
@@ -742,7 +745,7 @@ def sweep_table(
     runs, own, rows = gather_sweep(sweep, study, results), gather(study, results), []
     for p in SWEEPS[sweep]:
         at = runs[runs.label == p.label]
-        row = {**({'group': p.group} if p.group else {}), sweep: p.value, 'measured AP': _spread(at.AP) if len(at) else 'not run',
+        row = {**({'group': p.group} if p.group else {}), sweep: f'{p.value:g}' if isinstance(p.value, float) else p.value, 'measured AP': _spread(at.AP) if len(at) else 'not run',
                'measured OKS of occluded joints': _spread(at.OKS_occluded) if len(at) else ''}
         alone = p.method == 'baseline'
         row['measured gain'] = '' if alone or not len(at) else _gain(*sweep_gain(p, runs, own))

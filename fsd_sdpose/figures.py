@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
+from matplotlib.ticker import MaxNLocator
 
 from .data import IMAGENET_MEAN, IMAGENET_STD, PoseDataset, to_input
 from .experiments import SWEEPS, expected_table, gather, gather_sweep, paired_gain, sweep_gain
@@ -133,6 +134,8 @@ def learning_curves(
     for ax, m in zip(axes[0], metrics, strict=True):
         sns.lineplot(history.dropna(subset=[m]), x='epoch', y=m, hue='method', errorbar=('pi', 100), marker='o', markersize=4, ax=ax)
         ax.set(xlabel='epoch', ylabel=(labels or {}).get(m, m))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if history.method.nunique() == 1: ax.get_legend().remove()
     return fig
 
 # %% ../nbs/12_figures.ipynb #20bbebe9
@@ -148,7 +151,7 @@ def expected_against_measured(
         ax.errorbar(gain[m], mean, yerr=half if n > 1 else None, fmt='o', capsize=3, color=f'C{i}', label=f'{m} ({n} seed{"s" * (n > 1)})')
     ax.axline((0, 0), slope=1, color='.6', lw=1, ls='--'); ax.axhline(0, color='.6', lw=1)
     ax.set(xlabel='expected gain (guide, COCO, AP)', ylabel='measured gain (AP)', xlim=(0, 1))
-    ax.legend(fontsize='small')
+    ax.legend(fontsize='small', loc='upper left', bbox_to_anchor=(1, 1))
     return fig
 
 # %% ../nbs/12_figures.ipynb #12e3fcd0
@@ -208,8 +211,7 @@ def sweep_plot(
             ax.errorbar(np.arange(len(here)) + .12 * j - .06, g[:, 0], yerr=np.nan_to_num(g[:, 1]), fmt='os'[j], capsize=3, color=f'C{j}', label=name)
         ax.axhline(0, color='.4', lw=1)
         ax.set(xlabel=label or sweep.replace('_', ' '), title=group if len(groups) > 1 else '', xticks=range(len(here)))
-        tilt = max(len(str(p.value)) for p in here) > 8
-        ax.set_xticklabels([str(p.value) for p in here], rotation=20 * tilt, ha='right' if tilt else 'center')
+        ax.set_xticklabels([str(p.value).split(' (')[0] for p in here])
     axes[0, 0].set_ylabel('measured gain (points)')
     axes[0, 0].legend(fontsize='small')
     return fig

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 import pandas as pd
 import torch
@@ -319,6 +320,8 @@ def _save_state(run, path):
 def _load_state(run, path):
     "Put the state in `path` into `run`; raises `ValueError` where the file is damaged or its run had other settings."
     try:
+        with ZipFile(path) as file:  # torch's format, with a checksum of every entry that torch itself does not look at
+            if bad := file.testzip(): raise BadZipFile(bad)
         state = torch.load(path, map_location='cpu', weights_only=True)
         facts = state['facts']
     except OSError: raise
@@ -371,7 +374,8 @@ def tensorboard_writer(
     if folder is None:
         yield lambda row: None
         return
-    try: from torch.utils.tensorboard import SummaryWriter
+    try:
+        from torch.utils.tensorboard import SummaryWriter
     except ImportError: raise ImportError("tensorboard= needs a package that is not installed: pip install tensorboard") from None
     with ExitStack() as stack:
         writer = None

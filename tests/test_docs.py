@@ -199,6 +199,32 @@ def test_contents_follow_the_groups_and_miss_nothing():
         ":caption: A", "01_a", "02_b", ":caption: X", "x/two", "x/one", ":caption: More", "07_data", "odd"]
 
 
+@pytest.mark.parametrize("repository, colab", [
+    ("", False), ("https://github.com/who/what", True), ("https://github.com/who/what.git", True),
+    ("https://github.com/who/what/", True), ("https://example.org/who/what", False)])
+def test_notebooks_are_offered_under_their_promise(repository, colab):
+    before = json.dumps(LENGTHS)
+    nb = notebook(prose("# Title\n\n> Promise,\n> on two lines.\n\nText."), code("1"))
+    first, second = bridge.offer(nb, "experiments/fsd", repository, "trunk/nbs")["cells"]
+    title, promise, links, rest = first["source"].split("\n\n")
+    assert (title, promise, rest) == ("# Title", "> Promise,\n> on two lines.", "Text.") and second == code("1")
+    assert links.startswith(":::{div} notebook-links\n{download}`Download this notebook <fsd.ipynb>`") and links.endswith("\n:::")
+    address = "https://colab.research.google.com/github/who/what/blob/trunk/nbs/experiments/fsd.ipynb"
+    assert (f"[Open in Colab]({address})" in links) is colab and ("git+https://github.com/who/what`" in links) is colab
+    bridge.offer(LENGTHS, "01_lengths", repository)
+    assert json.dumps(LENGTHS) == before
+
+
+def test_html_is_repaired():
+    signature = "<dt>f(<dl>\n<dd><em>a</em>,</dd>\n<dd>b</dd>\n</dl>\n)</dt>"
+    assert bridge.repaired(signature) == (
+        '<dt>f(<div class="sig-params">\n<div><em>a</em>,</div>\n<div>b</div>\n</div>\n)</dt>')
+    for other in ('<dl class="field-list"><dt>a</dt><dd>b</dd></dl>', "<dl><dt>a</dt><dd>b</dd></dl>"):
+        assert bridge.repaired(other) == other
+    equation = '<div class="math-wrapper" id="eq-a">\n<div class="math" id="eq-a">x</div></div>'
+    assert bridge.repaired(equation) == equation.replace(' id="eq-a"', "", 1)
+
+
 INDEX = notebook(
     prose("# Title\n\n> Lead.\n\nSee [one](01_lengths.ipynb), [licence](../LICENSE), [web](https://x.org/a), "
           "[here](#part), @fig-one and [@lin2014coco].\n\n`[a](b)`\n\n:::{note}\nMind it.\n:::"),
@@ -252,9 +278,9 @@ def test_citation_keys_are_unique_and_complete():
     assert len(keys) == len(set(keys)) == len(readme.bibliography(bib))
 
 
-def build(root):
+def build(root, *options):
     command = [sys.executable, "-m", "sphinx", "-c", str(ROOT / "docs"), "-q", "-E", "-W", "--keep-going", "-b", "html",
-               "-D", "nbdev_library=toy", "-d", str(root / "doctrees"), str(root / "nbs"), str(root / "html")]
+               "-D", "nbdev_library=toy", *options, "-d", str(root / "doctrees"), str(root / "nbs"), str(root / "html")]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
@@ -262,7 +288,9 @@ def test_site(tmp_path):
     pytest.importorskip("myst_nb")
     pytest.importorskip("furo")
     nbs = tmp_path / "nbs"
-    nbs.mkdir()
+    (nbs / "experiments").mkdir(parents=True)
+    korean = "# 실험\n\n> 한 줄 약속.\n\n전경 토큰에 weight를 더 줍니다.\n\nPlain English."
+    (nbs / "experiments/one.ipynb").write_text(json.dumps(notebook(prose(korean))))
     (nbs / "01_lengths.ipynb").write_text(json.dumps(LENGTHS))
     start = "# Start\n\n> A start.\n\nSee `scale` in [lengths](01_lengths.ipynb)."
     (nbs / "index.ipynb").write_text(json.dumps(notebook(prose(start))))
@@ -278,6 +306,14 @@ def test_site(tmp_path):
     for html in (page, start):
         assert "#|" not in html and "nbdev_export" not in html
         assert not re.findall(r"""(?:src|<link[^>]*href)=["'](?:https?:)?//[^"']*""", html)
+    assert "notebook-links" not in page and 'role="heading">' not in page and 'aria-level="2"' in page
+    assert '<div class="sig-params">' in page and not re.search(r"<dl>\s*<dd>", page)
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    one = (tmp_path / "html/experiments/one.html").read_text()
+    (file,) = re.findall(r'class="reference download internal"[^>]* href="([^"]+)"', one)
+    assert (tmp_path / "html/experiments" / file).read_bytes() == (nbs / "experiments/one.ipynb").read_bytes()
+    assert "Colab" not in one and '<p lang="ko">전경' in one and "<p>Plain English." in one and re.search('<h1[^>]* lang="ko"', one)
     css = (tmp_path / "html/_static/custom.css").read_text()
     for asset in re.findall(r"url\(([^)]+)\)", css): assert (tmp_path / "html/_static" / asset).exists(), asset
 

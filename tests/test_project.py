@@ -95,7 +95,7 @@ def test_text_files_have_unix_line_endings_and_no_machine_paths():
         pytest.skip("not a git checkout")
     for f in files.stdout.split():
         path = ROOT / f
-        if path.suffix in (".png", ".woff2", ".ico", ".jpg") or not path.is_file():
+        if path.suffix in (".png", ".woff2", ".ico", ".jpg", ".safetensors") or not path.is_file():
             continue
         data = path.read_bytes()
         assert b"\r\n" not in data, f

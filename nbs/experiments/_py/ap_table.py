@@ -57,6 +57,15 @@ Markdown(to_markdown(ap_table(study, folder)) + '\n\n' + conditions(runs))
 methods = [m for m in runs.method.unique() if m != 'baseline']
 for metric in ('AP', 'AP_crowd'):
     for m in methods: print(verdict(runs, m, metric))
+print(f'Each line is looked at by itself: of {2 * len(methods)} intervals, chance alone would put about {.05 * 2 * len(methods):.0f} beside zero.')
+
+# %% [markdown]
+# Better than the baseline is not enough: if the *place* of the weights mattered, FSD would also beat the same weights in the wrong places, and the network without any distillation.
+
+# %%
+for reference in ('fsd_shuffled', 'heatmaps'):
+    for m in ('fsd', 'fsd_strong', 'dynamic', 'fsd_adaptive'):
+        if (runs.method == m).any(): print(verdict(runs, m, reference=reference))
 
 # %%
 #| label: fig-gains

@@ -30,6 +30,9 @@ study: str = 'demo'  # a key of fsd_sdpose.experiments.STUDIES
 results: str = ''  # folder with the study's records; empty: the repository's
 
 # %%
+check_parameters(globals(), study=str, results=str)
+
+# %%
 #| label: fig-scenes
 #| fig-cap: The two kinds of scenes, first pictures of each validation set. Above simple, below complex.
 pictures = []
@@ -44,7 +47,6 @@ show_images(pictures, size=1.2);
 # From the records of all seeds. The points are trained by the workflow (`make grid SWEEPS=presets`); a point that was not run says so.
 
 # %%
-check_parameters(globals(), study=str, results=str)
 folder = results or repository_results()
 Markdown(to_markdown(sweep_table('presets', study, folder)))
 

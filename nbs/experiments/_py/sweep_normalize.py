@@ -28,13 +28,15 @@ use_style()
 study: str = 'demo'  # a key of fsd_sdpose.experiments.STUDIES
 results: str = ''  # folder with the study's records; empty: the repository's
 
+# %%
+check_parameters(globals(), study=str, results=str)
+
 # %% [markdown]
 # ## The table
 #
 # From the records of all seeds. The points are trained by the workflow (`make grid SWEEPS=normalize`); a point that was not run says so.
 
 # %%
-check_parameters(globals(), study=str, results=str)
 folder = results or repository_results()
 Markdown(to_markdown(sweep_table('normalize', study, folder)))
 
