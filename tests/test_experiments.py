@@ -65,7 +65,7 @@ def test_wrong_parameters_fail_before_work_begins(arguments, message, tmp_path):
 
 @pytest.mark.parametrize("change, message", [
     ({"max_token_rms": 1e-3}, "foreground_weight=1.5, temperature=2.0"),
-    ({"lr": 1e30, "epochs": 3, "warmup_steps": 0}, r"epoch \d+, step \d+ of \d+: \w+ term of cycle \d")])
+    ({"lr": 1e30, "epochs": 3, "warmup_steps": 0, "val_every": 0}, r"epoch \d+, step \d+ of \d+: \w+ term of cycle \d")])
 def test_a_run_that_diverges_leaves_no_record(change, message, tmp_path):
     "The error names the place and the guide's remedy; an earlier record of the same folder does not survive it."
     run_experiment("demo", "fsd", 1, TINY, out=tmp_path, show=False)
