@@ -42,7 +42,7 @@ from .models import VARIANTS, SDPose, sdpose
 from .probes import probe
 from .skeletons import skeleton_for
 from .synthetic import GENERATOR, make_dataset
-from .training import TrainConfig, build_losses, fit, load_weights, make_config, pick_device, validate
+from .training import CHECKPOINTS, TrainConfig, build_losses, fit, load_weights, make_config, pick_device, validate
 
 # %% ../nbs/11_experiments.ipynb #71f4a942
 _TOKEN = dict(type='TokenDistilLoss', loss_weight=5e-6)
@@ -505,9 +505,8 @@ def run_experiment(
     record |= dict(metrics={k: float(history.iloc[-1][k]) for k in record['untrained']}, keypoint_weights=_learned_weights(losses, val.skeleton),
                    started=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(start)), seconds=round(time.time() - start, 1), peak_memory_mb=round(peak_memory_mb(device)))
     if masks: masks.save(out / 'masks.npz')
-    if not keep_weights:
-        for f in out.glob('*.safetensors'): f.unlink()
-    (out / 'resume.pt').unlink(missing_ok=True)
+    for name in CHECKPOINTS:  # nothing else that lies in the folder is touched
+        if name == 'resume.pt' or not keep_weights: (out / name).unlink(missing_ok=True)
     write_run(out, record, history.assign(method=method, seed=seed))
     return record
 

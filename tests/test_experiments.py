@@ -72,5 +72,9 @@ def test_a_run_that_diverges_leaves_no_record(change, message, tmp_path):
     with pytest.raises(FloatingPointError, match=message):
         run_experiment("demo", "fsd", 1, TINY | change, out=tmp_path, show=False)
     assert not (tmp_path / "record.json").exists()
+
+
+def test_a_run_leaves_other_files_of_its_folder_alone(tmp_path):
+    (tmp_path / "mine.safetensors").write_bytes(b"of somebody else")
     run_experiment("demo", "fsd", 1, TINY, out=tmp_path, show=False)
-    assert (tmp_path / "record.json").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["history.csv", "mine.safetensors", "record.json", "results.json"]

@@ -2,7 +2,6 @@
 import json
 import math
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -297,21 +296,3 @@ def test_gradient_ratios_are_logged(people):
         assert rows[0.0][column] == 0 and rows[1e-3][column] == pytest.approx(10 * rows[1e-4][column], rel=1e-3)
     assert rows[0.0].grad_keypoint > 0 and list(rows[0.0].index) == [
         "epoch", "lr", "loss", "loss_heatmap", "loss_visual", "loss_keypoint", "token_rms", "grad_visual", "grad_keypoint", "grad_visual_stem", "grad_keypoint_stem", "seconds"]
-
-
-def papermill(tmp_path, *args):
-    env = os.environ | dict(PYTHONPATH=str(ROOT))
-    return subprocess.run([sys.executable, "-m", "papermill", str(ROOT / "nbs/experiments/fsd.ipynb"), str(tmp_path / "out.ipynb"), "--no-progress-bar", *args],
-                          capture_output=True, text=True, cwd=tmp_path, env=env)
-
-
-def test_papermill_from_elsewhere_with_parameters_that_arrive(tmp_path):
-    done = papermill(tmp_path, "-p", "seed", "7", "-p", "out", str(tmp_path / "run"), "-y", json.dumps(dict(overrides=TINY)))
-    assert done.returncode == 0, done.stderr[-2000:]
-    record = json.loads((tmp_path / "run" / "record.json").read_text())
-    assert (record["method"], record["seed"], record["overrides"]) == ("fsd", 7, TINY)
-
-
-def test_papermill_refuses_a_wrong_parameter(tmp_path):
-    done = papermill(tmp_path, "-p", "seed", "three", "-p", "out", str(tmp_path / "run"))
-    assert done.returncode != 0 and "seed must be of type int, not 'three'" in done.stderr and not (tmp_path / "run").exists()
