@@ -10,6 +10,15 @@ SWEEPS ?=
 RESULTS ?= results
 PROFILE ?= local
 THREADS ?= 1
+VARIANT ?= s_v1
+DEVICE ?= auto
+PRECISION ?= bf16
+BATCH ?= 16
+BATCHES ?=
+REPEATS ?= 10
+PEOPLE ?= 96
+WORKERS ?= 0
+COMPILE ?= False
 export FSD_CACHE ?= $(CURDIR)/_data
 # large blocks are kept by the allocator instead of being returned to the system after every step (glibc only)
 export GLIBC_TUNABLES ?= glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4294967295
@@ -19,7 +28,9 @@ export PYTHONWARNINGS ?= ignore::FutureWarning
 WORKFLOW = $(BIN)/python -m snakemake --snakefile workflow/Snakefile --profile workflow/profiles/$(PROFILE)
 OR_LOCKED = || { if [ -n "$$(ls .snakemake/locks 2>/dev/null)" ]; then echo "another call is running here, or one was killed: wait for it, or 'make unlock'" >&2; fi; exit 1; }
 
-.PHONY: demo grid start unlock test pair docs notebooks clean
+PAPERMILL = $(BIN)/papermill --log-output --no-progress-bar
+
+.PHONY: demo grid start benchmarks unlock test pair docs notebooks clean
 demo: $(READY)  ## six methods on synthetic people, table and figures (_runs/demo); METHODS="baseline fsd" SEEDS="0 1" for others
 	@$(WORKFLOW) --config study=demo "methods=$(METHODS)" "seeds=$(SEEDS)" results=_runs threads=$(THREADS) -- table $(OR_LOCKED)
 	@cat _runs/demo/table.md; echo; echo "table, records and figures: _runs/demo; the notebooks as they ran: _runs/notebooks/demo"
@@ -32,8 +43,15 @@ grid: $(READY)  ## runs into results/: make grid STUDY=demo SEEDS="0 1 2" METHOD
 
 start: $(READY)  ## train the demo's warm start again and replace the weights in the package
 	@mkdir -p _runs/notebooks
-	@set -o pipefail; $(BIN)/papermill nbs/experiments/warm_start.ipynb _runs/notebooks/warm_start.ipynb -p full True -r out $(RESULTS)/demo_start/runs/heatmaps-seed0 \
-	  --log-output --no-progress-bar 2>&1 | $(BIN)/python tools/plain_log.py
+	@set -o pipefail; $(PAPERMILL) nbs/experiments/warm_start.ipynb _runs/notebooks/warm_start.ipynb -p full True -r out $(RESULTS)/demo_start/runs/heatmaps-seed0 \
+	  2>&1 | $(BIN)/python tools/plain_log.py
+
+benchmarks: $(READY)  ## times of one model on this machine, into results/benchmarks: VARIANT=t DEVICE=cuda BATCH=128 BATCHES="64 128 256" WORKERS=16 COMPILE=True
+	@mkdir -p _runs/notebooks
+	@set -o pipefail; OMP_NUM_THREADS=$(THREADS) $(PAPERMILL) nbs/benchmarks.ipynb _runs/notebooks/benchmarks-$(VARIANT).ipynb -r variant $(VARIANT) -r device $(DEVICE) \
+	  -r precision $(PRECISION) -p batch $(BATCH) -r batches "$(BATCHES)" -p repeats $(REPEATS) -p people $(PEOPLE) -p workers $(WORKERS) -p compile $(COMPILE) \
+	  -r out $(RESULTS)/benchmarks 2>&1 | $(BIN)/python tools/plain_log.py
+	@ls $(RESULTS)/benchmarks/speed-$(VARIANT)-*.json
 
 unlock: $(READY)  ## after a call of demo or grid was killed
 	@$(WORKFLOW) --unlock

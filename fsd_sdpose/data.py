@@ -27,6 +27,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -890,13 +891,20 @@ IMAGENET_MEAN, IMAGENET_STD = (.485, .456, .406), (.229, .224, .225)
 def to_input(
     images: Tensor,  # uint8 (N,H,W,3), red first
     device='cpu',  # where the network is
+    channels_last: bool = False,  # keep the three channels of a pixel side by side in memory
 ) -> Tensor:  # float32 (N,3,H,W), normalised with the ImageNet statistics
-    "Crops to network input."
+    "Crops to network input; the host does not wait for the device."
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
         raise ValueError(f"images must be uint8 (N,H,W,3), not {images.dtype} {tuple(images.shape)}")
-    x = images.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous().float()
-    mean, std = (255 * torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    return x.sub_(mean).div_(std)
+    x = images.to(device, non_blocking=True).permute(0, 3, 1, 2)
+    mean, std = _statistics(x.device)
+    return (x if channels_last else x.contiguous()).float().sub_(mean).div_(std)
+
+@lru_cache
+@torch.inference_mode(False)
+def _statistics(device):
+    "Mean and deviation of bytes, copied to a device once."
+    return [255 * torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD)]
 
 # %% ../nbs/07_data.ipynb #66f4390f
 LAYOUTS = {

@@ -7,8 +7,8 @@ __all__ = ['CROWDED', 'CROWD_LEVELS', 'TOOL_LEVELS', 'MATCH_OKS', 'ERRORS', 'GOO
            'joint_similarity', 'oks', 'read_ground_truth', 'read_results', 'write_results', 'labelled_people',
            'crowd_index', 'crowd_images', 'coco_evaluator', 'accumulate', 'average_precision', 'match_people',
            'error_types', 'joint_table', 'joint_scores', 'hotcoco_tables', 'evaluate', 'fix_errors', 'precision_recall',
-           'person_oks', 'person_scores', 'inference', 'predict', 'oks_nms', 'ImageMatches', 'image_matches',
-           'weighted_ap', 'paired_bootstrap', 'paired_seeds']
+           'person_oks', 'person_scores', 'inference', 'flip_heatmaps', 'predict', 'oks_nms', 'ImageMatches',
+           'image_matches', 'weighted_ap', 'paired_bootstrap', 'paired_seeds']
 
 # %% ../nbs/08_evaluation.ipynb #161a3e1a
 import io
@@ -461,6 +461,19 @@ def inference(
             m.training = training
 
 # %% ../nbs/08_evaluation.ipynb #558e84b3
+def flip_heatmaps(
+    model,  # network with a method `heatmaps(images)` -> (N,K,h,w)
+    images: torch.Tensor,  # (N,3,H,W) normalised crops
+    skeleton: Skeleton,  # names left and right
+    together: bool | None = None,  # whether the mirrored images join the same pass; None: on a GPU
+) -> torch.Tensor:  # (N,K,h,w) float32
+    "Heatmaps averaged with those of the mirrored images; raises `ValueError` where they do not fit the skeleton."
+    if images.is_cuda if together is None else together: heatmaps, mirrored = model.heatmaps(torch.cat([images, images.flip(-1)])).float().chunk(2)
+    else: heatmaps, mirrored = (model.heatmaps(x).float() for x in (images, images.flip(-1)))
+    _stride(images, heatmaps, skeleton)
+    return flip_merge(heatmaps, mirrored, skeleton.flip_index, shift=1)
+
+# %% ../nbs/08_evaluation.ipynb #450694a5
 def predict(
     model,  # network with a method `heatmaps(images)` -> (N,K,h,w)
     loader,  # of `make_loader`
@@ -468,6 +481,7 @@ def predict(
     device='cpu',  # where the network is
     category_id: int | None = None,  # of people in the results; None: the dataset's own, else 1
     nms: float | None = .9,  # `oks_nms` for a detector's boxes, None: keep all; ground-truth boxes are never dropped
+    gather=None,  # where several processes share the loader's dataset: called with this one's results, returns everybody's
 ) -> list[dict]:  # COCO keypoint results: image_id, category_id, keypoints [x, y, peak] * K in image px, score
     "Predict the joints of every person of a loader; raises `ValueError` for heatmaps that do not fit the dataset."
     skeleton, results, detected = loader.dataset.skeleton, [], False
@@ -475,14 +489,11 @@ def predict(
     with inference(model):
         for batch in loader:
             images = to_input(batch['image'], device)
-            heatmaps = model.heatmaps(images).float()
-            stride = _stride(images, heatmaps, skeleton)
-            if flip_test:
-                mirrored = model.heatmaps(images.flip(-1)).float()
-                heatmaps = flip_merge(heatmaps, mirrored, skeleton.flip_index, shift=1)
-            joints, peaks = decode(heatmaps, stride, refine='dark', kernel=11)
+            heatmaps = flip_heatmaps(model, images, skeleton) if flip_test else model.heatmaps(images).float()
+            joints, peaks = decode(heatmaps, _stride(images, heatmaps, skeleton), refine='dark', kernel=11)
             results += _as_results(batch, joints.cpu().double(), peaks.cpu().double(), category_id)
             detected |= bool((batch['ann_id'] < 0).any())
+    if gather is not None: results = gather(results)
     return oks_nms(results, skeleton, nms) if detected and nms is not None else results
 
 # %% ../nbs/08_evaluation.ipynb #5eff3826

@@ -42,7 +42,17 @@ from .models import VARIANTS, SDPose, sdpose
 from .probes import probe
 from .skeletons import skeleton_for
 from .synthetic import GENERATOR, make_dataset
-from .training import CHECKPOINTS, TrainConfig, build_losses, fit, load_weights, make_config, pick_device, validate
+from fsd_sdpose.training import (
+    CHECKPOINTS,
+    TrainConfig,
+    build_losses,
+    fit,
+    join_processes,
+    load_weights,
+    make_config,
+    pick_device,
+    validate,
+)
 
 # %% ../nbs/11_experiments.ipynb #71f4a942
 _TOKEN = dict(type='TokenDistilLoss', loss_weight=5e-6)
@@ -477,7 +487,7 @@ def run_experiment(
     resume: bool = False,  # whether to go on from the checkpoint that a stopped run of the same settings left in `out`
     watch: int = 0,  # pictures whose masks are kept after every epoch, in masks.npz
 ) -> dict:  # the record
-    "Train and evaluate one method once and write its record; raises before any work for unknown names, settings or missing data."
+    "Train and evaluate one method once and write its record; raises before any work for unknown names, settings or missing data. Of several processes one writes."
     overrides, start = overrides or {}, time.time()
     s, config = resolve(study, method, seed, overrides)
     try: overrides = json.loads(json.dumps(overrides))
@@ -485,6 +495,7 @@ def run_experiment(
     if out is None and overrides: raise ValueError("a run with overrides is not the study's own: say where to write it with out=")
     if torch.cuda.is_available(): torch.cuda.reset_peak_memory_stats()
     out, device = Path(out or run_folder('results', study, method, seed)), pick_device(config.device)
+    team = join_processes(device)
     with tempfile.TemporaryDirectory() as scratch:
         files = study_files(s, data, scratch)
         train, val = _datasets(s, config, files, data)
@@ -497,13 +508,15 @@ def run_experiment(
                       data=dict(train=_describe(train, files['train'][0]), val=_describe(val, files['val'][0]), boxes=val.boxes, scene=s.scene, augment=s.augment),
                       parameters=sum(p.numel() for p in model.parameters() if p.requires_grad), start=begin, initial_weights=weights_digest(model),
                       environment=environment(device), untrained=validate(model, val, config, device))
-        (out / 'record.json').unlink(missing_ok=True)  # what lies there from now on belongs to this run
+        if team.main: (out / 'record.json').unlink(missing_ok=True)  # what lies there from now on belongs to this run
         losses, masks = build_losses(config), MaskWatch(val, watch) if watch else None
         history = fit(model, train, val, config, show, losses, out / 'results.json', checkpoints=out if keep_weights or config.save_every else None,
                       resume=resume, after_epoch=masks)
         record['probes'] = probe(model, val, losses, device=device)
     record |= dict(metrics={k: float(history.iloc[-1][k]) for k in record['untrained']}, keypoint_weights=_learned_weights(losses, val.skeleton),
                    started=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(start)), seconds=round(time.time() - start, 1), peak_memory_mb=round(peak_memory_mb(device)))
+    record['processes'] = team.count
+    if not team.main: return record
     if masks: masks.save(out / 'masks.npz')
     for name in CHECKPOINTS:  # nothing else that lies in the folder is touched
         if name == 'resume.pt' or not keep_weights: (out / name).unlink(missing_ok=True)
@@ -541,7 +554,8 @@ def load_run(
 # %% ../nbs/11_experiments.ipynb #67806d31
 def _setup(record):
     "Digest of everything that compared runs must share: all but the losses, the seed and the machine."
-    shared = {k: v for k, v in record['config'].items() if not k.startswith('loss_') and k not in ('seed', 'device', 'workers')}
+    config = asdict(TrainConfig()) | record['config']  # a setting that an older record does not name was at its default
+    shared = {k: v for k, v in config.items() if not k.startswith('loss_') and k not in ('seed', 'device', 'workers', 'compile')}
     other = {k: v for k, v in record['overrides'].items() if not k.startswith('loss_')}
     return hashlib.sha256(json.dumps([shared, other], sort_keys=True).encode()).hexdigest()[:12]
 

@@ -26,8 +26,8 @@ def encode(
     (h, w), mu, r = heatmap_size, joints.float() / stride, 3 * sigma
     x, y = (torch.arange(n, device=joints.device, dtype=torch.float32) for n in (w, h))
     gx, gy = (torch.exp(-(c - m[..., None])**2 / (2 * sigma**2)) for c, m in ((x, mu[..., 0]), (y, mu[..., 1])))
-    size = torch.tensor([w, h], device=joints.device)
-    inside = ((mu - r < size) & (mu + r + 1 >= 0)).all(-1) & torch.isfinite(mu).all(-1)
+    near = (mu[..., 0] - r < w) & (mu[..., 1] - r < h) & (mu + r + 1 >= 0).all(-1)  # NaN is near nothing
+    inside = near & torch.isfinite(mu).all(-1)
     weight = (inside & (visible > 0)).float()
     return torch.where(weight[..., None, None] > 0, gy[..., :, None] * gx[..., None, :], 0.), weight
 

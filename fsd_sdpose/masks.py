@@ -20,7 +20,7 @@ def soft_threshold(
 ) -> Tensor:  # same shape, in [0,1]
     "Soft threshold with exact ends, @eq-soft-threshold-stable; raises `ValueError` for parameters out of range."
     check_threshold(threshold, temperature)
-    t, threshold = (torch.as_tensor(x, dtype=p.dtype, device=p.device) for x in (temperature * WIDTH, threshold))
+    t, threshold = (p.new_full((), x) for x in (temperature * WIDTH, threshold))  # filled on the device, nothing is copied
     ramp = torch.expm1(-p / t) / torch.expm1(-1 / t)
     edge = (1 + torch.exp((threshold - 1) / t)) / (1 + torch.exp(-(p - threshold).abs() / t))
     return torch.exp((p - threshold).clamp(max=0) / t) * ramp * edge
@@ -40,19 +40,20 @@ def foreground_mask(
     threshold: float = .1,  # heatmap value at the centre of the soft threshold, in [0,1)
     temperature: float = 1.,  # softness of the threshold, above 0
     target_weight: Tensor | None = None,  # (N,K) or (N,K,1), 0 leaves a keypoint out of the mask
+    check: bool = True,  # whether to look for non-finite values at once, for which the host waits for the device
 ) -> Tensor:  # (N,H,W) in [0,1], float32, without gradient
     "Foreground mask of heatmaps; raises `ValueError` for empty heatmaps or wrong shapes, `FloatingPointError` for non-finite ones."
-    _check_heatmaps(heatmaps)
+    _check_heatmaps(heatmaps, check)
     p = heatmaps.detach().float()
     if target_weight is not None: p = p * (_check_weight(target_weight, p) > 0)[..., None, None]
     return soft_threshold(p.amax(1).clamp(0, 1), threshold, temperature)
 
 # %% ../nbs/03_masks.ipynb #62e0664a
-def _check_heatmaps(h):
+def _check_heatmaps(h, values=True):
     if h.ndim != 4 or 0 in h.shape:
         raise ValueError(f"heatmaps have shape {tuple(h.shape)}, expected a non-empty (N,K,H,W)")
     if not h.is_floating_point(): raise TypeError(f"heatmaps are {h.dtype}, expected a floating-point type")
-    if not torch.isfinite(h).all(): raise FloatingPointError(f"the heatmap has non-finite values ({(~torch.isfinite(h)).sum().item()} of {h.numel()} values)")
+    if values and not torch.isfinite(h).all(): raise FloatingPointError(f"the heatmap has non-finite values ({(~torch.isfinite(h)).sum().item()} of {h.numel()} values)")
 
 def _check_weight(weight, heatmaps):
     w = weight[..., 0] if weight.ndim == 3 and weight.shape[-1] == 1 else weight
