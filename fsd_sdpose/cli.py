@@ -10,6 +10,7 @@ __all__ = ['app', 'data_app', 'EXPECTED', 'plainly', 'main', 'data_make', 'data_
 # %% ../nbs/13_cli.ipynb #65b9a1c5
 import functools
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -125,7 +126,8 @@ def train(
     quiet: Annotated[bool, typer.Option(help="No progress.")] = False,
 ):
     "Train and evaluate one method once; writes a run record."
-    typer.echo(run_summary(run_experiment(study, method, seed, parse_settings(settings or []), out, data, not quiet, keep_weights, resume)))
+    record = run_experiment(study, method, seed, parse_settings(settings or []), out, data, not quiet, keep_weights, resume)
+    if int(os.environ.get('RANK') or 0) == 0: typer.echo(run_summary(record))  # under torchrun one process speaks for all
 
 # %% ../nbs/13_cli.ipynb #03942b47
 @app.command('table')

@@ -317,10 +317,12 @@ def study_files(
     study: Study,  # with its overrides
     data=None,  # folder of the real datasets, as for `data_folder`
     scratch=None,  # folder for subset files
-) -> dict:  # 'train' and 'val', each (annotation file, image folder)
+    splits: tuple[str, ...] = ('train', 'val'),  # what is wanted
+) -> dict:  # by split: (annotation file, image folder)
     "Find or make the data of a study."
     out = {}
     for split, seed, images in (('train', study.picture_seed, study.images), ('val', 2, study.val_images_from or study.images)):
+        if split not in splits: continue
         source, n = getattr(study, split), getattr(study, f'{split}_images')
         if source == 'synthetic':
             tag = hashlib.sha256(json.dumps([GENERATOR, study.scene, n, seed], sort_keys=True).encode()).hexdigest()[:12]

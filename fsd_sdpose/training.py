@@ -538,17 +538,29 @@ def join_processes(
     return Processes(state.process_index, state.num_processes)
 
 # %% ../nbs/09_training.ipynb #d2f6802c
+class _Average(torch.autograd.Function):
+    "Mean over processes, of values and of their gradients."
+    @staticmethod
+    def forward(ctx, x): return _Average.of(x)
+
+    @staticmethod
+    def backward(ctx, g): return _Average.of(g)
+
+    @staticmethod
+    def of(x):
+        x = x.clone()
+        dist.all_reduce(x)
+        return x / dist.get_world_size()
+
 class SharedBatchNorm2d(nn.BatchNorm2d):
     "Batch norm with the statistics of all processes' images, equally many each."
     def forward(self, x):
         "`(N,C,h,w)` to the same shape."
         if not (self.training and dist.is_initialized()): return super().forward(x)
-        from torch.distributed.nn.functional import all_reduce
-        def average(t): return all_reduce(t.mean((0, 2, 3))) / dist.get_world_size()
         y = x.float()
-        mean = average(y)
+        mean = _Average.apply(y.mean((0, 2, 3)))
         y = y - mean.view(1, -1, 1, 1)
-        var, n = average(y.square()), x.numel() / x.shape[1] * dist.get_world_size()
+        var, n = _Average.apply(y.square().mean((0, 2, 3))), x.numel() / x.shape[1] * dist.get_world_size()
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)
@@ -568,7 +580,7 @@ def share_objective(
     else:
         for m in objective.modules():
             if type(m) is nn.BatchNorm2d: m.__class__ = SharedBatchNorm2d
-    return nn.parallel.DistributedDataParallel(objective, device_ids=[device] if device.type == 'cuda' else None, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return nn.parallel.DistributedDataParallel(objective, device_ids=[device] if device.type == 'cuda' else None, gradient_as_bucket_view=True)
 
 # %% ../nbs/09_training.ipynb #53afaab6
 def on_device(

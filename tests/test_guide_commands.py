@@ -53,7 +53,7 @@ def check_values(values):
 
 def test_the_pages_have_commands():
     assert all(p in PAGES for p in OWN)
-    assert len(of_program("make")) >= 8 and len(of_program("papermill")) >= 4
+    assert len(of_program("make")) >= 8 and len(of_program("papermill")) >= 4 and len(of_program("torchrun")) >= 2 and of_program("fsd-sdpose", OWN)
     assert {"demo", "grid", "start", "test"} <= TARGETS and {"STUDY", "METHODS", "SEEDS", "PROFILE", "RESULTS", "STEPS", "NB", "RERUN"} <= VARIABLES
 
 
@@ -94,12 +94,35 @@ def test_papermill(words):
     check_values(values)
 
 
+def check_train(words):
+    "The program's own parser, and the library's check of study, method and settings."
+    from typer.main import get_command
+
+    from fsd_sdpose.cli import app, parse_settings
+    assert words[:2] == ["fsd-sdpose", "train"]
+    values = get_command(app).commands["train"].make_context("train", words[2:]).params
+    check_values(dict(study=values["study"], method=values["method"], seed=values["seed"], overrides=parse_settings(values["settings"] or []), out=values["out"]))
+
+
+@pytest.mark.parametrize("words", of_program("fsd-sdpose", OWN))
+def test_train(words):
+    check_train(words)
+
+
+@pytest.mark.parametrize("words", of_program("torchrun"))
+def test_torchrun(words):
+    from torch.distributed.run import get_args_parser
+    launch = get_args_parser().parse_args(words[1:])
+    assert launch.no_python and int(launch.nproc_per_node) >= 1 and (launch.standalone or int(launch.nnodes) > 1)
+    check_train([launch.training_script, *launch.training_script_args])
+
+
 @pytest.mark.parametrize("page", OWN, ids=lambda p: p.stem)
 def test_other_commands_and_blocks(page):
     "Blocks of prose are shell commands, whose programs are known; everything else on the page is a cell and runs."
     assert set(re.findall(r"^```(\w*)\n(?=.)", prose(page), flags=re.M)) - {""} <= {"sh"}
     programs = {shlex.split(line)[0] for line in commands(page)}
-    assert programs <= {"make", "papermill", "source", "export", "mkdir", "cd", "curl", "unzip"}, programs
+    assert programs <= {"make", "papermill", "source", "export", "mkdir", "cd", "curl", "unzip", "fsd-sdpose", "torchrun"}, programs
     for line in commands(page):
         if line.startswith("export "):
             assert re.match(r"export FSD_(DATA|CACHE)=", line)

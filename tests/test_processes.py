@@ -63,6 +63,24 @@ def test_two_processes_train_as_one(folder, name, settings):
     assert sorted(p.name for p in two_file.with_suffix(".weights").iterdir()) == sorted(p.name for p in one_file.with_suffix(".weights").iterdir())
 
 
+def test_the_program_under_torchrun(tmp_path):
+    "One record, written by the first process, that says what a lone process says."
+    tiny = ["--set", "epochs=2", "--set", "train_images=32", "--set", "val_images=7", "--set", 'scene={"size": [128, 96], "people": 1}', "--quiet", "--keep-weights"]
+    program = [str(Path(sys.executable).with_name("fsd-sdpose")), "train", "demo", "fsd", "--seed", "3", *tiny, "--out"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    env = os.environ | dict(OMP_NUM_THREADS="1", FSD_CACHE=str(tmp_path / "cache"))
+    records = []
+    for name, launcher in (("two", torchrun), ("one", [])):  # the first makes the data, both processes at once
+        done = subprocess.run([*launcher, *program, str(tmp_path / name)], capture_output=True, text=True, env=env, cwd=tmp_path, timeout=500)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("before training") == 1 and "Warning" not in done.stderr
+        records.append(json.loads((tmp_path / name / "record.json").read_text()))
+    two, one = records
+    assert (two["processes"], one["processes"]) == (2, 1)
+    assert two["metrics"]["OKS"] == pytest.approx(one["metrics"]["OKS"], rel=1e-3) and two["initial_weights"] == one["initial_weights"]
+    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == ["best.safetensors", "history.csv", "last.safetensors", "record.json", "results.json"]
+
+
 def test_half_precision_in_two_processes(folder):
     one, two = (launch(folder, n, "bf16", epochs=2, precision="bf16")[0]["ranks"][0][0]["loss"] for n in (1, 2))
     assert two == pytest.approx(one, rel=.02)
