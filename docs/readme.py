@@ -28,20 +28,26 @@ def bibliography(
     return found
 
 
+def from_root(
+    link: re.Match,  # of `_LINK`, relative to nbs/
+) -> str:  # the same relative to the repository
+    "Where the front page must look for a link of the start page."
+    return link[1] + posixpath.normpath(posixpath.join("nbs", link[2]))
+
+
 def prose(
     markdown: str,  # a Markdown cell
     citations: dict[str, str],  # from `bibliography`
     numbers: dict[str, str],  # label of a figure or equation to the text of a reference to it
 ) -> str:  # the same for the repository's front page
     "Make links relative to the root, and turn citations, references and admonitions into plain Markdown."
-    def root(m): return m[1] + posixpath.normpath(posixpath.join("nbs", m[2]))
     def cite(m): return "(" + "; ".join(citations.get(k.strip(" @"), k.strip()) for k in m[1].split(";")) + ")"
     def alert(m): return "\n".join([f"> [!{m[2].upper()}]", *(f"> {x}".rstrip() for x in m[3].strip().splitlines())])
     parts = _FENCE.split(markdown)  # text, code, fence, text, ...
     for i in range(0, len(parts), 3):
         s = re.sub(r"\[(@[^\]]+)\]", cite, parts[i])
         s = re.sub(r"(?<![\w`/])@((?:fig|eq)-[\w-]+)", lambda m: numbers.get(m[1], m[0]), s)
-        parts[i] = _LINK.sub(root, re.sub(r"(\$\$)[ \t]*\{#[\w-]+\}", r"\1", s))
+        parts[i] = _LINK.sub(from_root, re.sub(r"(\$\$)[ \t]*\{#[\w-]+\}", r"\1", s))
     return _ADMONITION.sub(alert, "".join(p for i, p in enumerate(parts) if i % 3 < 2))
 
 
@@ -56,7 +62,7 @@ def result(
         name, caption = figure
         files[name] = base64.b64decode(data["image/png"])
         return f"![{re.sub(r'[$`*]', '', caption)}]({name})" + (f"\n\n*{caption}*" if caption else "")
-    if "text/markdown" in data: return data["text/markdown"].strip()
+    if "text/markdown" in data: return _LINK.sub(from_root, data["text/markdown"].strip())
     html = re.sub(r"<style.*?</style>\s*", "", data.get("text/html", ""), flags=re.S)
     if "<table" in html: return html.strip()
     text = data.get("text/plain") or ("".join(output.get("text", "")) if output.get("name") != "stderr" else "")

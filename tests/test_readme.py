@@ -31,3 +31,10 @@ def test_make_targets_exist():
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M)
     named = set(re.findall(r"make (\w+)", TEXT))
     assert {"demo", "test"} <= named <= set(targets)
+
+
+def test_links_of_the_readme_lead_somewhere():
+    "Also those in tables that cells of the start page make."
+    links = [t for t in re.findall(r"\]\(([^)#\s]+?)(?:#[^)]*)?\)", TEXT) if not t.startswith("http")]
+    assert len(links) > 20 and any("|" in line and "torchrun" in line and "nbs/guide" in line for line in TEXT.splitlines())
+    assert not [t for t in links if not (ROOT / t).exists()]

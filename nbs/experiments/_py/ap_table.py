@@ -17,6 +17,7 @@
 
 # %%
 #| hide
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -31,6 +32,7 @@ from fsd_sdpose.experiments import (
     gather_history,
     image_interval,
     repository_results,
+    resolve,
     study_files,
     to_markdown,
     verdict,
@@ -84,7 +86,10 @@ fig_expected = expected_against_measured(runs)
 # How much of a gain belongs to the validation pictures: the images are drawn again with replacement, the same draws for both methods, and the gain is averaged over the seeds each time.
 
 # %%
-truth = study_files(STUDIES[study])['val'][0] if STUDIES[study].val == 'synthetic' else None
+saved = runs[[Path(f, 'results.json').exists() for f in runs.folder]]
+truth = None
+if len(saved) and STUDIES[study].val == 'synthetic':
+    truth = study_files(resolve(study, 'baseline', 0, json.loads(saved.overrides.iloc[0]))[0], splits=('val',))['val'][0]
 rows = [(m, *image_interval(runs, m, truth)) for m in methods] if truth else []
 images = pd.DataFrame(rows, columns=['method', 'low', 'high', 'seeds']).query('seeds > 0').round(2)
 images if len(images) else print('no predictions beside the records: no interval over images')

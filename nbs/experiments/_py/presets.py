@@ -38,7 +38,7 @@ check_parameters(globals(), study=str, results=str)
 pictures = []
 for scene in SCENES.values():
     s, _ = resolve('demo', 'baseline', 0, {f'scene.{k}': v for k, v in scene.items()} | dict(train_images=1, val_images=6))
-    pictures += [cv2.imread(str(f))[..., ::-1] for f in sorted(study_files(s)['val'][1].glob('*.jpg'))[:6]]
+    pictures += [cv2.imread(str(f))[..., ::-1] for f in sorted(study_files(s, splits=('val',))['val'][1].glob('*.jpg'))[:6]]
 show_images(pictures, size=1.2);
 
 # %% [markdown]

@@ -106,7 +106,7 @@ ax.axvline(runs.probe_attention_local_uniform.mean(), color='.4', ls='--', lw=1)
 #| label: fig-why-maps
 #| fig-cap: Attention of the left wrist's token by layer, first cycle, on four validation people; the cross is the annotated joint.
 s, config = resolve('demo', 'baseline', 0, {})
-file, pictures = study_files(s)['val']
+file, pictures = study_files(s, splits=('val',))['val']
 people = PoseDataset(file, pictures, input_size=(128, 96))
 model = sdpose('n')
 load_start(model, 'demo')
