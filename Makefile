@@ -30,7 +30,7 @@ OR_LOCKED = || { if [ -n "$$(ls .snakemake/locks 2>/dev/null)" ]; then echo "ano
 
 PAPERMILL = $(BIN)/papermill --log-output --no-progress-bar
 
-.PHONY: demo grid start benchmarks unlock test pair docs notebooks clean
+.PHONY: demo grid start clutter benchmarks unlock test pair docs notebooks clean
 demo: $(READY)  ## six methods on synthetic people, table and figures (_runs/demo); METHODS="baseline fsd" SEEDS="0 1" for others
 	@$(WORKFLOW) --config study=demo "methods=$(METHODS)" "seeds=$(SEEDS)" results=_runs threads=$(THREADS) -- table $(OR_LOCKED)
 	@cat _runs/demo/table.md; echo; echo "table, records and figures: _runs/demo; the notebooks as they ran: _runs/notebooks/demo"
@@ -45,6 +45,11 @@ start: $(READY)  ## train the demo's warm start again and replace the weights in
 	@mkdir -p _runs/notebooks
 	@set -o pipefail; $(PAPERMILL) nbs/experiments/warm_start.ipynb _runs/notebooks/warm_start.ipynb -p full True -r out $(RESULTS)/demo_start/runs/heatmaps-seed0 \
 	  2>&1 | $(BIN)/python tools/plain_log.py
+
+clutter: $(READY)  ## train five methods of the demo, three seeds, and evaluate them against clutter and crowding, into results/demo
+	@mkdir -p _runs/notebooks
+	@set -o pipefail; OMP_NUM_THREADS=$(THREADS) $(PAPERMILL) nbs/experiments/clutter_and_crowd.ipynb _runs/notebooks/clutter_and_crowd.ipynb -p seeds 3 -p pictures 200 \
+	  -r out $(RESULTS)/demo 2>&1 | $(BIN)/python tools/plain_log.py
 
 benchmarks: $(READY)  ## times of one model on this machine, into results/benchmarks: VARIANT=t DEVICE=cuda BATCH=128 BATCHES="64 128 256" WORKERS=16 COMPILE=True
 	@mkdir -p _runs/notebooks

@@ -95,8 +95,8 @@ def test_experiments_offer_their_notebook(page):
 with open(ROOT / "results/expected.csv", encoding="utf-8", newline="") as f:
     GUIDE = {v for row in csv.DictReader(f) for k, v in row.items() if k.startswith("expected_AP") and v}
 VALUE = re.compile(rf"(?<![\d.\w])(?:{'|'.join(map(re.escape, sorted(GUIDE)))})(?!\d|\.\d|\s*(?:px|ms|s|M|G|MB|GB|°)\b)")
-SAID = re.compile(r"expect|publish", re.I)
-SAID_OR_MEASURED = re.compile(r"expect|publish|measured", re.I)
+SAID = re.compile(r"expect|publish|기대값|발표", re.I)  # also in Korean
+SAID_OR_MEASURED = re.compile(SAID.pattern + "|measured", re.I)
 
 
 def words(element): return " ".join(element.get_text(" ").split()) if element else ""
@@ -110,6 +110,15 @@ def before(element):
 def table_rows(table):
     "Rows as lists of cells, where a cell stands in every column that it spans."
     return [[c for c in row.find_all(["td", "th"]) for _ in range(int(c.get("colspan") or 1))] for row in table.find_all("tr")]
+
+
+def printed_lines(pre):
+    "Lines of a printed text, each with the column names above it: those of a Markdown table, or a first line without numbers."
+    lines = pre.get_text().strip().splitlines()
+    columns = "" if re.search(r"\d", lines[0]) else lines[0]
+    for line, below in zip(lines, [*lines[1:], ""], strict=True):
+        if re.fullmatch(r"\|[\s:|-]+\|", below): columns = line
+        yield line, columns
 
 
 def unlabelled(html):
@@ -127,11 +136,8 @@ def unlabelled(html):
             if heads and not any(re.search(r"\bAP\b|(?<![a-z])AP(?=_)|expected|guide", h) for h in heads): continue  # another quantity, such as AP50
             near = [*heads, *(words(c) for row in rows if cell in row for c in row), words(table.caption), before(table)]
         elif pre := text.find_parent("pre"):
-            head, *lines = pre.get_text().strip().splitlines()
             near = [pre.get_text(), before(pre)]
-            if printed:  # each line says it, or the line of column names does
-                columns = head if not re.search(r"\d", head) else ""
-                near = ["expected"] if all(said.search(x + columns) for x in (head, *lines) if VALUE.search(x)) else []
+            if printed: near = ["expected"] if all(said.search(line + columns) for line, columns in printed_lines(pre) if VALUE.search(line)) else []
         else:
             near = [words(text.find_parent(["p", "li", "figcaption", "dd", "h1", "h2", "h3", "figure"]) or text.parent)]
         if not any(said.search(n) for n in near): found.append(f"{VALUE.findall(text)} in: {words(text.parent)[:100]}")
@@ -164,6 +170,10 @@ TABLE = "<table><thead><tr><th>method</th><th>{}</th></tr></thead><tbody><tr><th
     ('<div class="cell_output">' + TABLE.format("AP", "73.3") + "</div>", False),
     ("<div class='cell_output'><pre>expected: 73.3\nmeasured: AP50 73.3</pre></div>", True),
     ("<div class='cell_output'><pre>expected: 70.0\nfsd 73.3</pre></div>", False),
+    ("<div class='cell_output'><pre>$ table 1\n| method | expected AP |\n|:--|--:|\n| fsd | 73.3 |</pre></div>", True),
+    ("<div class='cell_output'><pre>$ table 1\n| method | AP |\n|:--|--:|\n| fsd | 73.3 |</pre></div>", False),
+    ("<p>기대값(가이드): AP 73.3</p>", True),
+    ("<p>가이드: AP 73.3</p>", False),
     ("<pre>EXPECTED = {'fsd': 73.3}</pre>", True),
     ("<pre>ap = 73.3</pre>", False),
     ("<figure><img alt='Bars at 73.3 AP'></figure>", False),
