@@ -125,13 +125,15 @@ def learning_curves(
     metrics=('loss', 'AP'),  # columns to draw, one panel each
     labels=None,  # axis label of a metric, by name
 ):  # the matplotlib figure
-    "Draw each metric against the epoch, one line per method."
+    "Draw each metric against the epoch, one line per method, with the range over seeds where that can be told apart."
     fig, axes = plt.subplots(1, len(metrics), figsize=(4.2 * len(metrics), 3), squeeze=False)
+    band, last = ('pi', 100) if history.method.nunique() <= 3 else None, axes[0, -1]
     for ax, m in zip(axes[0], metrics, strict=True):
-        sns.lineplot(history.dropna(subset=[m]), x='epoch', y=m, hue='method', errorbar=('pi', 100), marker='o', markersize=4, ax=ax)
+        sns.lineplot(history.dropna(subset=[m]), x='epoch', y=m, hue='method', errorbar=band, marker='o', markersize=4, ax=ax, legend=ax is last)
         ax.set(xlabel='epoch', ylabel=(labels or {}).get(m, m))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if history.method.nunique() == 1: ax.get_legend().remove()
+    if history.method.nunique() == 1: last.get_legend().remove()
+    else: last.legend(fontsize='x-small', ncols=1 + (history.method.nunique() > 5))
     return fig
 
 # %% ../nbs/12_figures.ipynb #20bbebe9

@@ -1,6 +1,6 @@
 """Everything that must hold: `make test` runs it, CI runs `make test`. Works in a clone with uncommitted changes too.
 
-usage: python tools/check.py [sync readme ruff notebooks docs tests]    (none named: all, in this order)
+usage: python tools/check.py [sync readme ruff notebooks docs tests commands]    (none named: all, in this order)
 """
 import filecmp
 import os
@@ -91,7 +91,25 @@ def tests():
     run("python", "-m", "pytest", "-q", "-n", "2", "tests")
 
 
-STEPS = dict(sync=sync, readme=readme, ruff=ruff, notebooks=notebooks, docs=docs, tests=tests)
+def commands():
+    "The commands that README.md gives, as written; `make test` is what runs this."
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.S)
+    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
+    if "make demo" not in lines:
+        sys.exit("README.md does not say `make demo`")
+    env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    for line in lines:
+        if line == "make test":
+            continue
+        print(f"$ {line}", flush=True)
+        if subprocess.run(["bash", "-ec", line], cwd=ROOT, env=env).returncode:
+            sys.exit(f"`{line}` failed")
+    table = (ROOT / "_runs/demo/table.md").read_text(encoding="utf-8")
+    if missing := [m for m in ("baseline", "fsd", "fsd_strong", "adaptive", "dynamic", "fsd_adaptive") if f"| {m} " not in table]:
+        sys.exit(f"the table of `make demo` has no row for {', '.join(missing)}")
+
+
+STEPS = dict(sync=sync, readme=readme, ruff=ruff, notebooks=notebooks, docs=docs, tests=tests, commands=commands)
 
 if __name__ == "__main__":
     os.environ.setdefault("FSD_CACHE", str(ROOT / "_data"))

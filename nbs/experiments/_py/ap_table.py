@@ -92,11 +92,11 @@ if len(saved) and STUDIES[study].val == 'synthetic':
     truth = study_files(resolve(study, 'baseline', 0, json.loads(saved.overrides.iloc[0]))[0], splits=('val',))['val'][0]
 rows = [(m, *image_interval(runs, m, truth)) for m in methods] if truth else []
 images = pd.DataFrame(rows, columns=['method', 'low', 'high', 'seeds']).query('seeds > 0').round(2)
-images if len(images) else print('no predictions beside the records: no interval over images')
+images.style.format(precision=2).hide() if len(images) else print('no predictions beside the records: no interval over images')
 
 # %%
 #| label: fig-learning
-#| fig-cap: Loss and validation AP over the epochs; the band spans the seeds.
+#| fig-cap: Loss and validation AP over the epochs, mean over seeds.
 fig_curves = learning_curves(gather_history(study, folder), ('loss_heatmap', 'AP'), dict(loss_heatmap='heatmap loss', AP='validation AP (measured)'))
 
 # %%

@@ -26,6 +26,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 import torch
+from IPython.display import Markdown
 
 from fsd_sdpose.data import PoseDataset, write_json
 from fsd_sdpose.experiments import METHODS, STUDIES, check_parameters, environment, load_run, load_start, paired_gain, repository_results, resolve, run_experiment
@@ -130,13 +131,17 @@ def growth(table, factor, method):
     rise = (ends[LEVELS[-1]] - ends[LEVELS[0]]).rename('AP').reset_index()
     return paired_gain(rise, method)
 
-if shown:
-    for factor in FACTORS:
-        for m in order[1:]:
-            mean, half, n = growth(table, factor, m)
-            verdict = 'grows' if mean - half > 0 else 'shrinks' if mean + half < 0 else 'no change found'
-            print(f'{factor}, {m}: gain over the baseline changes by {mean:+.2f} AP from level 0 to 1, 95% interval {mean - half:+.2f} to {mean + half:+.2f} over {n} seeds: {verdict}')
-    env = shown['environment']
-    print(f"Measured: demo, {shown['pictures']} pictures per set, {shown['seeds']} seeds, flip test {config.flip_test}, {env['device']}, commit {env['commit'][:10]}, {shown['seconds']} s. "
-          f"Of {len(FACTORS) * (len(order) - 1)} intervals of 95% chance alone would put about {.05 * len(FACTORS) * (len(order) - 1):.1f} beside zero.")
-else: print('no record yet: make clutter')
+def change(factor, method):
+    "That in words."
+    mean, half, n = growth(table, factor, method)
+    verdict = 'grows' if mean - half > 0 else 'shrinks' if mean + half < 0 else 'no change found'
+    return f'- {factor}, {method}: the gain over the baseline changes by {mean:+.2f} AP, 95% interval {mean - half:+.2f} to {mean + half:+.2f} over {n} seeds: {verdict}'
+
+def conditions(r, intervals):
+    "Where the numbers are from, and what chance would do."
+    env = r['environment']
+    return (f"Measured: demo, {r['pictures']} pictures per set, {r['seeds']} seeds, flip test {config.flip_test}, {env['device']}, commit {env['commit'][:10]}, {r['seconds']} s. "
+            f"Of {intervals} intervals of 95%, chance alone would put about {.05 * intervals:.1f} beside zero.")
+
+lines = [change(f, m) for f in FACTORS for m in order[1:]] if shown else []
+Markdown('\n'.join(lines) + '\n\n' + conditions(shown, len(lines)) if shown else 'No record yet: `make clutter`.')
