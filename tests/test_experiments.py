@@ -43,6 +43,17 @@ def papermill(notebook, out, *arguments, cwd):
                           capture_output=True, text=True)
 
 
+def test_clutter_and_crowd_trains_and_records(tmp_path):
+    "Two methods, two seeds, tiny: every network on every set, and the figure drawn from the new record instead of the committed one."
+    wanted = dict(methods="baseline fsd", seeds=2, pictures=2, overrides=TINY | dict(scene=dict(people=1)), out=str(tmp_path / "record"))
+    done = papermill("clutter_and_crowd.ipynb", "out.ipynb", "-y", json.dumps(wanted), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = json.loads((tmp_path / "record/clutter_and_crowd.json").read_text())
+    rows = {(r["method"], r["seed"], r["factor"], r["level"]) for r in record["rows"]}
+    assert len(rows) == len(record["rows"]) == 2 * 2 * 10 and record["pictures"] == 2 and record["environment"]["commit"]
+    assert "fsd: the gain over the baseline changes by" in (tmp_path / "out.ipynb").read_text() and "over 2 seeds" in (tmp_path / "out.ipynb").read_text()
+
+
 def test_papermill_from_another_folder(tmp_path):
     "The record states the parameters that really arrived."
     done = papermill("fsd.ipynb", "out.ipynb", "-p", "seed", "3", "-p", "out", "run", "-y", f"overrides: {json.dumps(TINY)}", cwd=tmp_path)

@@ -122,6 +122,15 @@ def test_every_run_record_is_whole():
     assert not [p for p in tracked if Path(p).suffix in (".ipynb", ".pth", ".pt", ".safetensors", ".ckpt", ".npz")]
 
 
+def test_other_records_say_where_they_are_from():
+    "Benchmarks and the evaluation against clutter and crowding: made from committed code, device named."
+    files = [*ROOT.glob("results/benchmarks/speed-*.json"), ROOT / "results/demo/clutter_and_crowd.json"]
+    assert len(files) >= 2
+    for f in files:
+        environment = json.loads(f.read_text())["environment"]
+        assert re.fullmatch("[0-9a-f]{40}", environment["commit"]) and environment["changed"] is False and environment["device"] and environment["versions"], f.name
+
+
 def test_committed_grid_is_complete():
     "The demo: five seeds of every method of the guide and of the controls that are read with it; three seeds of every sweep. The baseline finds people."
     from fsd_sdpose.experiments import METHODS, SWEEPS, gather, gather_sweep

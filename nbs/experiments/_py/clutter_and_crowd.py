@@ -29,7 +29,8 @@ import torch
 from IPython.display import Markdown
 
 from fsd_sdpose.data import PoseDataset, write_json
-from fsd_sdpose.experiments import METHODS, STUDIES, check_parameters, environment, load_run, load_start, paired_gain, repository_results, resolve, run_experiment
+from fsd_sdpose.evaluation import paired_seeds
+from fsd_sdpose.experiments import METHODS, STUDIES, check_parameters, environment, load_run, load_start, repository_results, resolve, run_experiment
 from fsd_sdpose.figures import use_style
 from fsd_sdpose.models import sdpose
 from fsd_sdpose.synthetic import make_dataset
@@ -41,10 +42,11 @@ use_style()
 methods: str = 'baseline fsd fsd_strong fsd_shuffled heatmaps'  # keys of fsd_sdpose.experiments.METHODS, the baseline first
 seeds: int = 0  # number of seeds to train; 0: none, the committed record is shown
 pictures: int = 24  # of each validation set; the committed record has 200
+overrides: dict = {}  # settings of the training that differ from the study's
 out: str = ''  # folder of a new record; empty: none is written
 
 # %%
-check_parameters(globals(), methods=str, seeds=int, pictures=int, out=str)
+check_parameters(globals(), methods=str, seeds=int, pictures=int, overrides=dict, out=str)
 if unknown := set(methods.split()) - set(METHODS): raise ValueError(f"unknown methods {sorted(unknown)}; known: {', '.join(METHODS)}")
 
 # %% [markdown]
@@ -87,15 +89,23 @@ began, rows = time.time(), []
 for seed in range(seeds):
     for method in methods.split():
         run = Path(scratch.name, f'{method}-{seed}')
-        run_experiment('demo', method, seed, out=run, show=False, keep_weights=True)
+        run_experiment('demo', method, seed, overrides, out=run, show=False, keep_weights=True)
         rows += ap_of(load_run(run)[2], method=method, seed=seed)
         print(f'{method}, seed {seed}: done after {time.time() - began:.0f} s', flush=True)
 name = 'clutter_and_crowd.json'
-record = dict(what='AP against clutter and crowd', study='demo', pictures=pictures, seeds=seeds, scenes=study.scene, seconds=round(time.time() - began),
+record = dict(what='AP against clutter and crowd', study='demo', pictures=pictures, seeds=seeds, overrides=overrides, scenes=study.scene, seconds=round(time.time() - began),
               environment=environment(torch.device('cpu')), rows=rows) if rows else None
 if record and out: write_json(Path(out, name), record)
 file = repository_results() / 'demo' / name
 shown = record or (json.loads(file.read_text()) if file.exists() else None)
+
+
+# %%
+def gain_of(table, method):
+    "Gain over the baseline of the same seed with its 95% interval over seeds; the table has one AP per method and seed."
+    ap = table.pivot(index='seed', columns='method', values='AP')
+    return paired_seeds(ap[method].to_dict(), ap['baseline'].to_dict())
+
 
 # %%
 #| label: fig-clutter-crowd
@@ -110,8 +120,9 @@ if shown:
         part = table[table.factor == factor]
         sns.lineplot(part, x='level', y='AP', hue='method', style='method', hue_order=order, palette=colours, markers=True, errorbar=None, ax=top, legend=factor == 'crowd')
         for i, m in enumerate(order[1:]):
-            gain = [paired_gain(part[part.level == x], m) for x in LEVELS]
-            below.errorbar([x + .025 * (i - 1.5) for x in LEVELS], [g[0] for g in gain], [g[1] for g in gain], color=colours[m], marker='o', ms=4, lw=1, capsize=2, label=m)
+            gain = [gain_of(part[part.level == x], m) for x in LEVELS]
+            places, means, halves = [x + .025 * (i - 1.5) for x in LEVELS], [g['difference'] for g in gain], [g['high'] - g['difference'] for g in gain]
+            below.errorbar(places, means, halves, color=colours[m], marker='o', ms=4, lw=1, capsize=2, label=m)
         below.axhline(0, color='.4', lw=1)
         below.set_xlabel(f'{factor} (0 to 1)')
     axes[0, 0].set_ylabel('AP (measured)')
@@ -126,16 +137,17 @@ if shown:
 
 # %%
 def growth(table, factor, method):
-    "Paired gain at level 1 minus that at level 0: mean, half its 95% interval, number of seeds."
+    "Gain at the highest level minus that at the lowest, paired by seed."
     ends = table[(table.factor == factor) & table.level.isin((LEVELS[0], LEVELS[-1]))].pivot(index=['method', 'seed'], columns='level', values='AP')
     rise = (ends[LEVELS[-1]] - ends[LEVELS[0]]).rename('AP').reset_index()
-    return paired_gain(rise, method)
+    return gain_of(rise, method)
 
 def change(factor, method):
     "That in words."
-    mean, half, n = growth(table, factor, method)
-    verdict = 'grows' if mean - half > 0 else 'shrinks' if mean + half < 0 else 'no change found'
-    return f'- {factor}, {method}: the gain over the baseline changes by {mean:+.2f} AP, 95% interval {mean - half:+.2f} to {mean + half:+.2f} over {n} seeds: {verdict}'
+    g = growth(table, factor, method)
+    verdict = 'grows' if g['low'] > 0 else 'shrinks' if g['high'] < 0 else 'no change found'
+    return (f"- {factor}, {method}: the gain over the baseline changes by {g['difference']:+.2f} AP, 95% interval {g['low']:+.2f} to {g['high']:+.2f} "
+            f"over {g['seeds']} seeds: {verdict}")
 
 def conditions(r, intervals):
     "Where the numbers are from, and what chance would do."
