@@ -18,7 +18,7 @@ import typer
 
 from .data import PoseDataset, annotated_people, convert_lspet, keypoint_category, make_loader, read_json, write_json
 from .evaluation import crowd_index, evaluate, predict, write_results
-from .experiments import ap_table, conditions, gather, run_experiment, run_summary, to_markdown, write_table
+from .experiments import ap_table, conditions, gather, run_experiment, run_folder, run_summary, to_markdown, write_table
 from .prediction import draw_people, load_model, load_picture, predict_people, write_people, write_picture
 from .skeletons import SKELETONS
 from .synthetic import make_dataset
@@ -127,7 +127,8 @@ def train(
 ):
     "Train and evaluate one method once; writes a run record."
     record = run_experiment(study, method, seed, parse_settings(settings or []), out, data, not quiet, keep_weights, resume)
-    if int(os.environ.get('RANK') or 0) == 0: typer.echo(run_summary(record))  # under torchrun one process speaks for all
+    folder = out or run_folder('results', study, method, seed)
+    if int(os.environ.get('RANK') or 0) == 0: typer.echo(f"{run_summary(record)}\nrecord: {folder / 'record.json'}")  # under torchrun one process speaks for all
 
 # %% ../nbs/13_cli.ipynb #03942b47
 @app.command('table')

@@ -494,9 +494,11 @@ def run_experiment(
     s, config = resolve(study, method, seed, overrides)
     try: overrides = json.loads(json.dumps(overrides))
     except TypeError as e: raise TypeError(f"overrides must be plain values that JSON can hold: {e}") from None
-    if out is None and overrides: raise ValueError("a run with overrides is not the study's own: say where to write it with out=")
+    if out is None and overrides: raise ValueError("a run with overrides is not the study's own: say where to write it with out= (--out)")
     if torch.cuda.is_available(): torch.cuda.reset_peak_memory_stats()
-    out, device = Path(out or run_folder('results', study, method, seed)), pick_device(config.device)
+    own, device = run_folder('results', study, method, seed), pick_device(config.device)
+    if out is None and not resume and (own / 'record.json').exists(): raise FileExistsError(f"{own} holds a record already: say where with out= (--out), or remove it")
+    out = Path(out or own)
     team = join_processes(device)
     with tempfile.TemporaryDirectory() as scratch:
         files = study_files(s, data, scratch)
@@ -704,9 +706,10 @@ def verdict(
     mean, half, n = paired_gain(runs, method, metric, reference)
     if not n: return f"{method}: nothing to compare, no records of it and of {reference} at the same seed."
     if n == 1: return f"{method}: {mean:+.{digits}f} {metric} against {reference} at one seed; one seed supports no statement."
-    low, high = (f'{mean + sign * half:+.{digits}f}' for sign in (-1, 1))
+    ends = mean - half, mean + half
+    while digits < 6 and any(x and not float(f'{x:.{digits}f}') for x in ends): digits += 1  # an end that is not zero is not shown as zero
+    low, high = (f'{x:+.{digits}f}' for x in ends)
     found = 'lies above zero' if mean > half else 'lies below zero' if mean < -half else 'contains zero: no difference was found'
-    if abs(mean) <= half: found += f' (below about {half:.{digits}f} none can be seen here)'
     return f"{method}: {mean:+.{digits}f} {metric} against {reference}, 95% interval {low} to {high} over {n} seeds, which {found}."
 
 def conditions(
@@ -779,7 +782,7 @@ def sweep_verdict(
     gains = [g for g in gains if g[3] > 1]
     if not gains: return 'Too few seeds for any statement.'
     found = [f"{p.group} {p.value}: {mean:+.2f} ± {half:.2f}".strip() for p, mean, half, _ in gains if abs(mean) > half]
-    seen = '; '.join(found) if found else f'none (the narrowest interval is ± {min(g[2] for g in gains):.2f} AP wide, so smaller gains cannot be seen)'
+    seen = '; '.join(found) if found else f'none (the narrowest interval reaches {min(g[2] for g in gains):.2f} AP to either side)'
     return (f"Points whose gain in AP has a 95% interval that leaves out zero: {seen}. Chance alone would produce about {.05 * len(gains):.1f} such points among {len(gains)}, "
             "as each is looked at by itself.")
 

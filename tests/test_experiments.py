@@ -43,6 +43,17 @@ def papermill(notebook, out, *arguments, cwd):
                           capture_output=True, text=True)
 
 
+def test_a_finished_record_is_not_replaced_unasked(tmp_path, monkeypatch):
+    "Without out=, a study's own record that is there stays as it is."
+    monkeypatch.chdir(tmp_path)
+    record = tmp_path / "results/demo/runs/fsd-seed0/record.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    with pytest.raises(FileExistsError, match="results/demo/runs/fsd-seed0 holds a record already: say where with out="):
+        run_experiment("demo", "fsd", 0)
+    assert record.read_text() == "{}"
+
+
 def test_clutter_and_crowd_trains_and_records(tmp_path):
     "Two methods, two seeds, tiny: every network on every set, and the figure drawn from the new record instead of the committed one."
     wanted = dict(methods="baseline fsd", seeds=2, pictures=2, overrides=TINY | dict(scene=dict(people=1)), out=str(tmp_path / "record"))

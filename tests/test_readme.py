@@ -20,7 +20,7 @@ def test_python_block(code, tmp_path, monkeypatch):
     if "data='path/to/data'" in code:  # the long run, shortened by the same call's own overrides
         if not os.environ.get("FSD_DATA"):
             pytest.skip("FSD_DATA is not set: the photographs are not at hand")
-        code = code.replace("'path/to/data'", "DATA, out='run', overrides=dict(epochs=1, train_images=32, val_images=8)")
+        code = code.replace("'path/to/data'", "DATA, overrides=dict(epochs=1, train_images=32, val_images=8)")
         exec(code, dict(DATA=os.environ["FSD_DATA"]))
         assert (tmp_path / "run" / "record.json").exists()
     else:

@@ -31,7 +31,7 @@ from IPython.display import Markdown
 from fsd_sdpose.data import PoseDataset, write_json
 from fsd_sdpose.evaluation import paired_seeds
 from fsd_sdpose.experiments import METHODS, STUDIES, check_parameters, environment, load_run, load_start, repository_results, resolve, run_experiment
-from fsd_sdpose.figures import use_style
+from fsd_sdpose.figures import method_colours, use_style
 from fsd_sdpose.models import sdpose
 from fsd_sdpose.synthetic import make_dataset
 from fsd_sdpose.training import validate
@@ -82,7 +82,7 @@ start.pivot(index='factor', columns='level', values='AP').style.format('{:.1f}')
 # %% [markdown]
 # ## Measured
 #
-# `make clutter` trains every method again, three seeds each, and evaluates it on all sets; below is what it recorded.
+# `make clutter` trains every method again, three seeds each, and evaluates it on all sets; below is what a committed record holds.
 
 # %%
 began, rows = time.time(), []
@@ -110,11 +110,11 @@ def gain_of(table, method):
 # %%
 #| label: fig-clutter-crowd
 #| fig-cap: AP of the methods on sets of growing clutter and crowding (above), and their gain over the baseline of the same seed with 95% intervals over seeds (below).
-#| fig-alt: Two columns of panels, clutter and crowd. Above, AP falls with both for all methods alike. Below, gains over the baseline with intervals around zero.
+#| fig-alt: Four panels, clutter on the left and crowd on the right. Above, AP of each method against the level. Below, its gain over the baseline, with error bars.
 if shown:
     table = pd.DataFrame(shown['rows'])
     order = list(table.method.unique())
-    colours = dict(zip(order, sns.color_palette('colorblind', len(order)), strict=True))
+    colours = method_colours()
     fig, axes = plt.subplots(2, 2, figsize=(8, 5), sharex=True, sharey='row', layout='constrained')
     for (top, below), factor in zip(axes.T, FACTORS, strict=True):
         part = table[table.factor == factor]

@@ -60,4 +60,5 @@ sweep_plot('presets', study, folder, 'preset (foreground : background weight)');
 
 # %%
 print(sweep_verdict('presets', study, folder))
-print(conditions(gather_sweep('presets', study, folder)))
+points = gather_sweep('presets', study, folder)
+for scene in SCENES: print(f'{scene} scenes. ' + conditions(points[points.group == scene]))

@@ -55,7 +55,8 @@ def row(method, column):
     "Mean over seeds, and the paired difference to the baseline with its 95% interval."
     mean, half, n = paired_gain(runs, method, column)
     difference = '' if method == 'baseline' or not n else f' ({mean:+.3f} ± {half:.3f})' if n > 1 else f' ({mean:+.3f})'
-    return f'{runs[runs.method == method][column].mean():.3f}' + difference
+    value = runs[runs.method == method][column].mean()
+    return 'no such term' if pd.isna(value) else f'{value:.3f}' + difference
 
 def table(columns):
     "One row per method, one column per measurement."
@@ -142,4 +143,5 @@ for column, what, digits in (('background', 'gradient share on background', 3), 
                              ('OKS_occluded', 'OKS of occluded joints', 2), ('AP_crowd', 'AP (crowd)', 2)):
     print(f'{what}:')
     for m in [m for m in order if m in set(runs.method) - {'baseline', 'heatmaps'}]: print('  ' + verdict(runs, m, column, digits).replace(f' {column} ', ' ', 1))
+    if {'fsd', 'fsd_shuffled'} <= set(runs.method): print('  ' + verdict(runs, 'fsd', column, digits, 'fsd_shuffled').replace(f' {column} ', ' ', 1))
 print(conditions(runs))
