@@ -30,7 +30,7 @@ OR_LOCKED = || { if [ -n "$$(ls .snakemake/locks 2>/dev/null)" ]; then echo "ano
 
 PAPERMILL = $(BIN)/papermill --log-output --no-progress-bar
 
-.PHONY: demo grid start clutter benchmarks unlock test pair docs notebooks clean
+.PHONY: demo grid start clutter benchmarks unlock test pair docs screenshots notebooks clean
 demo: $(READY)  ## six methods on synthetic people, table and figures (_runs/demo); METHODS="baseline fsd" SEEDS="0 1" for others
 	@$(WORKFLOW) --config study=demo "methods=$(METHODS)" "seeds=$(SEEDS)" results=_runs threads=$(THREADS) -- table $(OR_LOCKED)
 	@cat _runs/demo/table.md; echo; echo "table, records and figures: _runs/demo; the notebooks as they ran: _runs/notebooks/demo"
@@ -70,6 +70,9 @@ pair: $(READY)  ## write the scripts of the experiment notebooks (nbs/experiment
 docs: $(READY)  ## the site, in _docs/html
 	@$(BIN)/python tools/check.py docs
 	@echo "open _docs/html/index.html"
+
+screenshots: $(READY)  ## pictures of every page, to look at, in _docs/screenshots (after make docs; needs a Chromium)
+	@$(BIN)/python tools/screenshots.py
 
 notebooks: $(READY)  ## run notebooks again and keep their outputs: make notebooks NB="nbs/03_masks.ipynb"
 	@$(BIN)/python tools/run_notebooks.py $(NB)

@@ -76,7 +76,7 @@ def ap_of(model, **what):
 # %%
 model = sdpose('n')
 load_start(model, STUDIES['demo'].start)
-start = pd.DataFrame(ap_of(model))
+start = pd.DataFrame(ap_of(model)).assign(level=lambda t: t.level.map('{:g}'.format))
 start.pivot(index='factor', columns='level', values='AP').style.format('{:.1f}').set_caption(f'measured AP of the shared start, {pictures} pictures of each')
 
 # %% [markdown]

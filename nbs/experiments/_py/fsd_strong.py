@@ -68,7 +68,7 @@ print(run_summary(record))
 
 # %%
 #| label: fig-curves-fsd_strong
-#| fig-cap: Heatmap loss, and the gradient of each distillation term relative to the heatmap term's in the transformer, which bounds what the terms can change.
+#| fig-cap: Heatmap loss, and the gradient of each distillation term relative to the heatmap term's in the transformer.
 history = load_run(folder)[1]
 learning_curves(history, ('loss_heatmap', 'grad_visual', 'grad_keypoint'),
                 dict(loss_heatmap='heatmap loss', grad_visual='visual-token gradient, relative', grad_keypoint='keypoint-token gradient, relative'));
