@@ -22,7 +22,7 @@ def test_python_block(code, tmp_path, monkeypatch):
             pytest.skip("FSD_DATA is not set: the photographs are not at hand")
         code = code.replace("'path/to/data'", "DATA, overrides=dict(epochs=1, train_images=32, val_images=8)")
         exec(code, dict(DATA=os.environ["FSD_DATA"]))
-        assert (tmp_path / "run" / "record.json").exists()
+        assert (tmp_path / "_runs/lspet_nano/runs/fsd-seed1/record.json").exists()
     else:
         exec(code, {})
 
