@@ -19,6 +19,7 @@ REPEATS ?= 10
 PEOPLE ?= 96
 WORKERS ?= 0
 COMPILE ?= False
+DEMO_SEEDS ?= 0
 export FSD_CACHE ?= $(CURDIR)/_data
 # large blocks are kept by the allocator instead of being returned to the system after every step (glibc only)
 export GLIBC_TUNABLES ?= glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4294967295
@@ -54,7 +55,7 @@ clutter: $(READY)  ## train five methods of the demo, three seeds, and evaluate 
 benchmarks: $(READY)  ## times of one model on this machine, into results/benchmarks: VARIANT=t DEVICE=cuda BATCH=128 BATCHES="64 128 256" WORKERS=16 COMPILE=True
 	@mkdir -p _runs/notebooks
 	@set -o pipefail; OMP_NUM_THREADS=$(THREADS) $(PAPERMILL) nbs/benchmarks.ipynb _runs/notebooks/benchmarks-$(VARIANT).ipynb -r variant $(VARIANT) -r device $(DEVICE) \
-	  -r precision $(PRECISION) -p batch $(BATCH) -r batches "$(BATCHES)" -p repeats $(REPEATS) -p people $(PEOPLE) -p workers $(WORKERS) -p compile $(COMPILE) \
+	  -r precision $(PRECISION) -p batch $(BATCH) -r batches "$(BATCHES)" -p repeats $(REPEATS) -p people $(PEOPLE) -p workers $(WORKERS) -p compile $(COMPILE) -p demo_seeds $(DEMO_SEEDS) \
 	  -r out $(RESULTS)/benchmarks 2>&1 | $(BIN)/python tools/plain_log.py
 	@ls $(RESULTS)/benchmarks/speed-$(VARIANT)-*.json
 

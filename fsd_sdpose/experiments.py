@@ -7,10 +7,10 @@ __all__ = ['METHODS', 'CONTROLS', 'PAPER_EPOCHS', 'STUDIES', 'SCENES', 'PRESETS'
            'merge_overrides', 'resolve', 'adapt_losses', 'Point', 'loss_points', 'weight_points', 'preset_points',
            'sweep_point', 'run_folder', 'check_parameters', 'data_folder', 'cache_folder', 'subset_file', 'study_files',
            'write_start', 'load_start', 'git_state', 'device_name', 'environment', 'peak_memory_mb', 'sha256',
-           'weights_digest', 'write_run', 'MaskWatch', 'run_experiment', 'study_sets', 'load_run', 'read_record',
-           'gather', 'gather_history', 'repository_results', 'expected_table', 'expectation', 'run_summary',
-           'paired_difference', 'paired_gain', 'ap_table', 'verdict', 'conditions', 'gather_sweep', 'sweep_gain',
-           'sweep_table', 'sweep_verdict', 'image_interval', 'to_markdown', 'write_table']
+           'weights_digest', 'write_run', 'MaskWatch', 'plain_values', 'own_folder', 'run_experiment', 'study_sets',
+           'load_run', 'read_record', 'gather', 'gather_history', 'repository_results', 'expected_table', 'expectation',
+           'run_summary', 'paired_difference', 'paired_gain', 'ap_table', 'verdict', 'conditions', 'gather_sweep',
+           'sweep_gain', 'sweep_table', 'sweep_verdict', 'image_interval', 'to_markdown', 'write_table']
 
 # %% ../nbs/11_experiments.ipynb #8e9d9c96
 import hashlib
@@ -477,6 +477,27 @@ class MaskWatch:
         os.replace(temporary, path)
 
 # %% ../nbs/11_experiments.ipynb #4853d89c
+def plain_values(
+    overrides: dict,  # of a run
+) -> dict:  # as a record keeps them
+    "Overrides after a way through JSON; raises `TypeError` for values that it cannot hold."
+    try: return json.loads(json.dumps(overrides))
+    except TypeError as e: raise TypeError(f"overrides must be plain values that JSON can hold: {e}") from None
+
+def own_folder(
+    study: str,  # a key of `STUDIES`
+    method: str,  # a key of `METHODS`
+    seed: int,  # of the run
+    overrides: dict,  # of the run
+    resume: bool = False,  # whether a stopped run there goes on
+) -> Path:
+    "The study's own folder for a run; raises `ValueError` where there are overrides, `FileExistsError` where a finished record lies there."
+    if overrides: raise ValueError("a run with overrides is not the study's own: say where to write it with out= (--out)")
+    folder = run_folder('results', study, method, seed)
+    if not resume and (folder / 'record.json').exists(): raise FileExistsError(f"{folder} holds a record already: say where with out= (--out), or remove it")
+    return folder
+
+# %% ../nbs/11_experiments.ipynb #eb3f6d04
 def run_experiment(
     study: str = 'demo',  # a key of `STUDIES`
     method: str = 'baseline',  # a key of `METHODS`
@@ -492,13 +513,10 @@ def run_experiment(
     "Train and evaluate one method once and write its record; raises before any work for unknown names, settings or missing data. Of several processes one writes."
     overrides, start = overrides or {}, time.time()
     s, config = resolve(study, method, seed, overrides)
-    try: overrides = json.loads(json.dumps(overrides))
-    except TypeError as e: raise TypeError(f"overrides must be plain values that JSON can hold: {e}") from None
-    if out is None and overrides: raise ValueError("a run with overrides is not the study's own: say where to write it with out= (--out)")
+    overrides = plain_values(overrides)
+    out = Path(out or own_folder(study, method, seed, overrides, resume))
+    device = pick_device(config.device)
     if torch.cuda.is_available(): torch.cuda.reset_peak_memory_stats()
-    own, device = run_folder('results', study, method, seed), pick_device(config.device)
-    if out is None and not resume and (own / 'record.json').exists(): raise FileExistsError(f"{own} holds a record already: say where with out= (--out), or remove it")
-    out = Path(out or own)
     team = join_processes(device)
     with tempfile.TemporaryDirectory() as scratch:
         files = study_files(s, data, scratch)

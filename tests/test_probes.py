@@ -1,8 +1,6 @@
 """Probes on real photographs and at the edges: what is refused, what is None, and that nothing about the model changes."""
 import json
 import math
-import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,14 +20,6 @@ KEYS = {"background_gradient", "background_gradient_plain", "background_tokens",
 def people(tmp_path_factory):
     file = make_dataset(tmp_path_factory.mktemp("probes") / "people", 10, seed=2, size=(128, 96), people=1)
     return PoseDataset(file, file.parent / "images", input_size=(128, 96))
-
-
-@pytest.fixture
-def lspet():
-    folder = Path(os.environ.get("FSD_DATA") or "/nowhere") / "lspet"
-    if not folder.is_dir():
-        pytest.skip("FSD_DATA is not set, or holds no lspet: the photographs are not at hand")
-    return folder
 
 
 def model(variant="n", num_keypoints=17, cycles=None):

@@ -21,14 +21,6 @@ ROOT = Path(__file__).resolve().parent.parent
 TINY = dict(start="", epochs=1, train_images=24, val_images=8, batch_size=16, scene=dict(size=[128, 96], people=1))
 
 
-@pytest.fixture
-def lspet():
-    folder = Path(os.environ.get("FSD_DATA") or "/nowhere") / "lspet"
-    if not folder.is_dir():
-        pytest.skip("FSD_DATA is not set, or holds no lspet: the photographs are not at hand")
-    return folder
-
-
 def test_overfits_sixteen_photographs(lspet, tmp_path):
     "Sixteen real photographs, learned by heart: AP above 90 on them."
     file = subset_file(lspet / "person_keypoints_train.json", 16, tmp_path)
