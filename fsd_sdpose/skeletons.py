@@ -12,10 +12,10 @@ from difflib import get_close_matches
 # %% ../nbs/01_skeletons.ipynb #559273ee
 @dataclass(frozen=True)
 class Skeleton:
-    "A named, ordered keypoint set; raises `ValueError` where its parts contradict each other."
+    "A named, ordered keypoint set; raises `ValueError` if its parts contradict each other."
     name: str  # short name, a key of `SKELETONS`
     keypoints: tuple[str, ...]  # keypoint names in annotation order, length K
-    flip_pairs: tuple[tuple[str, str], ...]  # names that change places in a mirrored image
+    flip_pairs: tuple[tuple[str, str], ...]  # names that swap in a mirrored image
     limbs: tuple[tuple[str, str], ...]  # names joined by a drawn line
     sigmas: tuple[float, ...]  # OKS constant of each keypoint, relative to the square root of the person's area
     upper_body: tuple[str, ...]  # names that form the upper half in half-body augmentation
@@ -30,7 +30,7 @@ class Skeleton:
     def index(self,
         name: str,  # a keypoint name
     ) -> int:  # its position, 0..K-1
-        "Position of keypoint `name`; raises `KeyError` for a name that is not there."
+        "Position of keypoint `name`; raises `KeyError` for an unknown name."
         if name not in self.keypoints:
             near = get_close_matches(name, self.keypoints, 1)
             raise KeyError(f"skeleton '{self.name}' has no keypoint '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
@@ -38,7 +38,7 @@ class Skeleton:
 
     @property
     def flip_index(self) -> tuple[int, ...]:
-        "Permutation that renames the keypoints of a mirrored image: new `k` was `flip_index[k]`."
+        "Renames the keypoints of a mirrored image: new keypoint `k` is old keypoint `flip_index[k]`."
         swap = {a: b for p in self.flip_pairs for a, b in (p, p[::-1])}
         return tuple(self.index(swap.get(k, k)) for k in self.keypoints)
 
@@ -51,7 +51,8 @@ class Skeleton:
 def _check(s):
     if len(set(s.keypoints)) != len(s.keypoints): raise ValueError(f"skeleton '{s.name}': a keypoint name occurs twice")
     if len(s.sigmas) != len(s.keypoints):
-        raise ValueError(f"skeleton '{s.name}': {len(s.sigmas)} sigmas for {len(s.keypoints)} keypoints; give one each")
+        raise ValueError(f"skeleton '{s.name}': one sigma per keypoint is needed, "
+                         f"{len(s.keypoints)} in all, not {len(s.sigmas)}")
     if min(s.sigmas) <= 0: raise ValueError(f"skeleton '{s.name}': sigmas must be positive")
     used = [n for p in (*s.flip_pairs, *s.limbs) for n in p] + list(s.upper_body)
     if bad := sorted(set(used) - set(s.keypoints)): raise ValueError(f"skeleton '{s.name}': {bad} are not among its keypoints")
@@ -84,7 +85,7 @@ SKELETONS = {s.name: s for s in (COCO, CROWDPOSE)}
 def skeleton_for(
     keypoints,  # keypoint names of an annotation file's category, in order
 ) -> Skeleton:  # the known skeleton with exactly these names
-    "The `Skeleton` with these keypoint names; raises `ValueError` where none has them."
+    "The `Skeleton` with these keypoint names; raises `ValueError` if no known one has them."
     names = tuple(str(k) for k in keypoints)
     for s in SKELETONS.values():
         if s.keypoints == names: return s
