@@ -52,7 +52,7 @@ class Bottleneck(nn.Module):
 
 # %% ../nbs/05_models.ipynb #3559a911
 class StemNet(nn.Module):
-    "Convolutional stem: image to a feature map of a quarter of its size."
+    "Convolutional stem: image to a feature map a quarter of its size."
     def __init__(self,
         width: int = 64,  # channels inside
         blocks: int = 4,  # bottleneck blocks
@@ -96,7 +96,7 @@ def fuse(
     i: int,  # branch that receives
     j: int,  # branch that gives
 ):  # module or `None`
-    "The path from branch `j` to branch `i` of an HRNet module; `None` where they are the same."
+    "The path from branch `j` to branch `i` of an HRNet module; `None` if they are the same."
     if i == j: return None
     if j > i: return nn.Sequential(conv(widths[j], widths[i], 1), nn.BatchNorm2d(widths[i]), nn.Upsample(scale_factor=2**(j - i)))
     last = i - j - 1
@@ -106,7 +106,7 @@ class HRModule(nn.Module):
     "Parallel branches of four basic blocks, then every branch summed into every output."
     def __init__(self,
         widths: tuple[int, ...],  # channels of each branch, finest first
-        outputs: int,  # how many branches leave
+        outputs: int,  # number of branches passed on
     ):
         super().__init__()
         self.branches = nn.ModuleList(nn.Sequential(*[BasicBlock(w) for _ in range(4)]) for w in widths)
@@ -268,7 +268,7 @@ class Variant:
     mlp_ratio: int = 3  # hidden width of the MLP over D
     head_dim: int = 384  # hidden width of the heatmap head
     input_size: tuple[int, int] = (256, 192)  # (H,W) of the crop, px
-    quick_start: bool = False  # initial weights for short schedules instead of the released ones
+    quick_start: bool = False  # initial weights for short schedules instead of the released code's
 
     @property
     def heatmap_size(self) -> tuple[int, int]:
@@ -379,7 +379,7 @@ def init_quick(
         if isinstance(m, TokenPose):
             nn.init.normal_(m.keypoint_token, std=1.5)
             nn.init.normal_(m.mlp_head[-1].weight, std=.001)
-            m.patch_to_embedding.weight.data.mul_(.2)  # positions speak first, content grows
+            m.patch_to_embedding.weight.data.mul_(.2)  # at first positions outweigh content
 
 # %% ../nbs/05_models.ipynb #36e0df15
 def sdpose(
@@ -421,12 +421,12 @@ def keypoint_layer(
     return layer[1](x[:, :k] + attention.to_out(attend(q, key, value).transpose(1, 2).flatten(2)))
 
 # %% ../nbs/05_models.ipynb #ce8019c7
-LOW = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)  # what products are computed in, where not in float32
+LOW = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)  # type of the matrix products; None: float32
 
 class Deployed(nn.Module):
     "One cycle of a trained network, for inference only; made by `deploy`."
     def __init__(self,
-        model: SDPose,  # is copied
+        model: SDPose,  # not changed: a copy is used
         precision: str = 'fp32',  # 'fp32', 'bf16' or 'fp16'
         compile: bool = False,  # whether to use `torch.compile`
     ):
@@ -461,17 +461,17 @@ class Deployed(nn.Module):
 
 # %% ../nbs/05_models.ipynb #01f684c6
 def deploy(
-    model: SDPose,  # trained; stays as it is
+    model: SDPose,  # trained; not changed
     precision: str = 'fp32',  # 'fp32', 'bf16' or 'fp16'
-    compile: bool = False,  # whether to use `torch.compile`; where it fails, a warning is given and plain code runs
-) -> Deployed:  # has `heatmaps(images)`, as the model has
+    compile: bool = False,  # use `torch.compile`; if it fails, warn and run without
+) -> Deployed:  # with `heatmaps(images)`, like the model
     "A copy of a network that does the least work for the first cycle's heatmaps; raises `ValueError` for an unknown precision."
     return Deployed(model, precision, compile)
 
 def try_compiled(
     function,  # what to compile
 ):  # the compiled function
-    "`torch.compile`, made for the first call's shapes; where that call fails, a warning names the reason and the plain function serves from then on."
+    "`torch.compile` for the first call's shapes; if that fails, warns and goes on without."
     state = dict(call=torch.compile(function), proven=False)
     def call(*args):
         try: out = state['call'](*args)
