@@ -237,7 +237,7 @@ STYLES = ('short', 'long', 'bun', 'cap', 'bald')
 
 def sample_colour(
     rng,  # numpy random generator
-    muted: float = 0.,  # 0 clothes .. 1 grey
+    muted: float = 0.,  # 0 as vivid as clothes .. 1 grey
 ) -> np.ndarray:  # (3,) float32 RGB 0..255
     "Draw a colour: greys and muted tones are common, vivid ones less so."
     h, s, v = rng.random(), rng.beta(1.1, 1.6), .12 + .86 * rng.beta(1.6, 1.3)
@@ -246,7 +246,7 @@ def sample_colour(
 # %% ../nbs/06_synthetic.ipynb #72cc3d03
 @lru_cache
 def _patterns():
-    "Patterns in 0..1 (first: plain) and folds about 1, made once: (n,64,64) float32 each."
+    "Patterns in 0..1 (the first is plain) and folds around 1, made once: (n,64,64) float32 each."
     rng, i, out = np.random.default_rng(7), np.arange(64), [np.zeros((64, 64))]
     for w in (4, 8, 16):
         rows, cols = np.broadcast_arrays(i[:, None] // w % 2, i // w % 2)
@@ -258,14 +258,14 @@ def _patterns():
     return np.array(out, np.float32), np.array(folds, np.float32)
 
 def _smooth(rng, rows, columns):
-    "Smooth noise (64,64) whose opposite edges fit."
+    "Smooth noise (64,64) that repeats without seams."
     grid = np.tile(rng.standard_normal((rows, columns)).astype(np.float32), (3, 3))
     return cv2.resize(grid, (192, 192), interpolation=cv2.INTER_CUBIC)[64:128, 64:128]
 
 def sample_texture(
     rng,  # numpy random generator
     plain: float = .45,  # probability of a plain cloth
-    muted: float = 0.,  # 0 clothes .. 1 grey
+    muted: float = 0.,  # 0 as vivid as clothes .. 1 grey
 ) -> np.ndarray:  # (64,64,3) float32 tile, RGB 0..255
     "Draw a cloth tile: pattern, two colours and folds."
     patterns, folds = _patterns()
@@ -389,7 +389,7 @@ class Limb(NamedTuple):
     flat: float | None = None  # depth of an elliptical section relative to its width; None: round
     frame: str = ''  # bone that turns the section
     cap: float = 1.  # flatness of the ends
-    lift: float = 0.  # metres it wins in depth: worn over
+    lift: float = 0.  # metres it is moved towards the viewer: worn over the rest
 
 # %% ../nbs/06_synthetic.ipynb #d43dcbec
 def body_limbs(
@@ -468,7 +468,7 @@ def fill(
     corners,  # (n,2) polygon, px
     tile,  # (64,64,3) surface
     slope=(0., 0.),  # change of brightness across the shape, in x and y
-):  # (window slices, coverage 0..1) or None where nothing is inside
+):  # (window slices, coverage 0..1) or None if nothing is inside
     "Fill a polygon with a shaded tile."
     H, W = image.shape[:2]
     (x0, y0), (x1, y1) = np.floor(corners.min(0)).astype(int) - 1, np.ceil(corners.max(0)).astype(int) + 2
@@ -528,7 +528,7 @@ def draw_background(
     clutter: float,  # 0 plain .. 1 crammed
     light,  # as for `new_layer`
 ):  # a layer with an empty z-buffer
-    "A background with `clutter` times fourteen objects; more clutter adds to the same first objects."
+    "A background with `clutter` times fourteen objects; more clutter adds to the same ones."
     layer, unit = new_layer(plain_background(rng, size), light), max(size)
     for _ in range(round(14 * clutter)):
         own = np.random.default_rng(rng.integers(2 ** 32))
@@ -578,7 +578,7 @@ def sample_person(
     rng,  # numpy random generator
     poses=None,  # keys of `POSES` to draw from; None: all
 ):  # body, pose, look, joints and frames, and the extent (left, top, right, bottom) in metres around the pelvis, y down
-    "Draw one person: who, what pose, seen from where."
+    "Draw one person: body, pose, clothes and viewing direction."
     kinds = list(poses or POSES)
     body, kind = sample_body(rng), kinds[rng.integers(len(kinds))]
     pose, look = sample_pose(rng, kind), sample_look(rng)
@@ -626,7 +626,7 @@ def _inside(point, size): return -.5 <= point[0] < size[1] - .5 and -.5 <= point
 
 # %% ../nbs/06_synthetic.ipynb #0702a449
 def _shadow(layer, x, y, r):
-    "Darken the ground under a foot line."
+    "Darken the ground under the feet."
     win = _window(layer, x - 2 * r, y - .6 * r, x + 2 * r, y + .6 * r)
     if win is None: return
     ys, xs, X, Y = win
@@ -646,7 +646,7 @@ def _seat(layer, rng, person, origin, scale):
 def place_occluder(
     rng,  # numpy random generator
     layer,  # canvas, changed in place
-    box,  # x0, y0, x1, y1 of the person to hide partly, px
+    box,  # x0, y0, x1, y1 of the person to hide in part, px
 ):  # window and coverage as from `fill`
     "Put one object in front of a person: a pole, a low wall, a box, a board or a bush."
     (x0, y0, x1, y1), kind, u = box, rng.integers(5), rng.random(4)
@@ -687,7 +687,7 @@ def make_picture(
     index: int = 0,  # number of the picture; with `seed` it fixes every pixel
     skeleton: Skeleton = COCO,  # keypoints to annotate
 ):  # picture (H,W,3) uint8 RGB; list of people: joints (K,2) px, visible (K,) 0/1/2, body and mask (H,W) bool, kind
-    "Draw one picture and everything that is known about it."
+    "Draw one picture together with its ground truth."
     who, where, behind, front, film = np.random.default_rng([seed, index]).spawn(5)
     u = who.random(4)
     count = _pair(scene.people)[0] + int(u[0] * (_pair(scene.people)[1] - _pair(scene.people)[0] + 1))
@@ -748,7 +748,7 @@ def mask_polygons(
 # %% ../nbs/06_synthetic.ipynb #99ea68bd
 def annotate(
     person: dict,  # from `make_picture`
-) -> dict | None:  # COCO annotation without ids; None where the body is not in the picture or wholly hidden
+) -> dict | None:  # COCO annotation without ids; None if the body is outside or wholly hidden
     "Turn one rendered person into a COCO annotation."
     polygons = mask_polygons(person['mask'])
     if not polygons: return None
@@ -798,7 +798,7 @@ def _build(folder, num_images, seed, scene, skeleton, quality, processes, info):
 
 # %% ../nbs/06_synthetic.ipynb #70ef52ae
 def _finished(root, settings):
-    "Whether `root` holds this very data set; raises `FileExistsError` where it holds anything else."
+    "Whether `root` holds this very data set; raises `FileExistsError` if it holds anything else."
     file, advice = root / 'person_keypoints.json', 'choose another folder, or pass overwrite=True to replace it'
     if not root.exists() or (root.is_dir() and not any(root.iterdir())): return False
     try: old = json.loads(file.read_text())
@@ -829,7 +829,7 @@ def make_dataset(
     processes: int = 1,  # worker processes (scripts need the `__main__` guard); the bytes do not depend on it
     overwrite: bool = False,  # replace what the folder holds
 ) -> Path:  # the annotation file
-    "Write a COCO data set of people; raises `ValueError` for bad settings, `FileExistsError` for a foreign folder."
+    "Write a COCO data set of people; raises `ValueError`, or `FileExistsError` for an occupied folder."
     poses = poses if poses is None or isinstance(poses, str) else tuple(poses)
     scene = Scene(_pair(size), people, clutter, crowd, occlusion, truncation, degradation, poses)
     settings = _settings(scene, num_images, seed, skeleton, quality, processes)
@@ -847,7 +847,7 @@ def make_dataset(
 
 # %% ../nbs/06_synthetic.ipynb #20579b66
 def _settings(scene, num_images, seed, skeleton, quality, processes):
-    "All that determines the bytes, as JSON values; raises `ValueError` for what is out of range."
+    "What determines the bytes, as JSON values; raises `ValueError` for values out of range."
     for name, value, low, high in (('num_images', num_images, 1, 10 ** 6), ('seed', seed, 0, 2 ** 63),
                                    ('quality', quality, 1, 100), ('processes', processes, 1, 512)):
         if not isinstance(value, (int, np.integer)) or not low <= value <= high:
@@ -855,14 +855,16 @@ def _settings(scene, num_images, seed, skeleton, quality, processes):
     if not isinstance(skeleton, Skeleton):
         raise ValueError(f'skeleton is a Skeleton such as COCO or CROWDPOSE, not {skeleton!r}')
     unknown = [k for k in skeleton.keypoints if k not in FACE and k != 'neck' and k.split('_')[-1] not in REACH]
-    if unknown: raise ValueError(f"nothing draws {unknown} of skeleton '{skeleton.name}'; use one of {list(SKELETONS)}")
+    if unknown:
+        raise ValueError(f"the generator cannot draw {unknown} of skeleton '{skeleton.name}'; "
+                         f"use one of {list(SKELETONS)}")
     spans = {k: _pair(getattr(scene, k)) for k in ('people', 'clutter', 'crowd')}
     values = asdict(scene) | spans | dict(num_images=num_images, seed=seed, skeleton=skeleton.name,
                                           quality=quality, generator=GENERATOR)
     return json.loads(json.dumps(values, default=float))
 
 def _move_in(new, root, aside, settings, overwrite):
-    "Move a built data set into place; where another process was first with the same settings, keep that one."
+    "Move a data set into place; if another process finished the same one first, keep that."
     if overwrite:
         with suppress(FileNotFoundError): os.rename(root, aside)
     try: os.rename(new, root)
