@@ -86,13 +86,13 @@ def invert_matrix(
 class Augmentation:
     "Random geometry of a training crop; raises `ValueError` for a value out of range."
     flip: float = .5  # probability of a mirrored crop
-    half_body: float = .3  # probability of a crop of the upper or lower body, where enough joints are labelled
-    half_body_joints: int = 9  # number of labelled joints that allows it
+    half_body: float = .3  # probability of an upper or lower body crop, if enough joints are labelled
+    half_body_joints: int = 9  # lowest number of labelled joints for it
     half_body_upper: float = .69  # share of these that show the upper body
     shift: float = .16  # the centre moves by up to this share of the crop
     shift_prob: float = .3  # probability of a shift
-    scale: float = .35  # standard deviation of the magnification, cut off at one
-    rotation: float = 45.  # standard deviation of the angle in degrees, cut off at two
+    scale: float = .35  # standard deviation of the magnification, cut off at one deviation
+    rotation: float = 45.  # standard deviation of the angle in degrees, cut off at two deviations
     rotation_prob: float = .6  # probability of a rotation
 
     def __post_init__(self):
@@ -111,7 +111,7 @@ def half_body_crops(
     skeleton: Skeleton,  # says which joints are the upper body
     aspect_ratio: float = .75,  # crop width / height
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # center (N,2,2), scale (N,2,2), number of joints (N,2)
-    "Crops of the upper and the lower body of N people; meaningful where they have two joints or more."
+    "Crops of the upper and lower body of N people; meaningful for halves of two or more joints."
     upper, seen = np.array([n in skeleton.upper_body for n in skeleton.keypoints]), np.asarray(visible) > 0
     chosen = np.stack([seen & upper, seen & ~upper], 1)
     pick, j, count = chosen[..., None], np.asarray(joints)[:, None], chosen.sum(-1)
@@ -195,7 +195,7 @@ def keypoint_category(
     data: dict,  # a COCO annotation file
     path,  # its name, for messages
 ) -> tuple[dict, Skeleton]:  # the category that has keypoints, and its skeleton
-    "The one category with keypoints; raises `ValueError` where there is none, more than one, or an unknown one."
+    "The one category with keypoints; raises `ValueError` for none, several, or an unknown one."
     for k in ('images', 'annotations', 'categories'):
         found = data.get(k) if isinstance(data, dict) else None
         if not isinstance(found, list) or not all(isinstance(v, dict) for v in found):
@@ -239,7 +239,7 @@ def bad_annotation(
     a: dict,  # one entry of `annotations`
     num_keypoints: int,  # K
     images: dict,  # image id -> entry of `images`
-) -> str | None:  # what is wrong with it, None where nothing is
+) -> str | None:  # what is wrong with it, None if nothing is
     "Check one person's annotation."
     if missing := [k for k in ('id', 'image_id', 'bbox', 'keypoints') if a.get(k) is None]:
         return f"lacks {missing}"
@@ -296,8 +296,8 @@ def as_person(
 def left_out(
     a: dict,  # an annotation, perhaps faulty
     category: int,  # id of the category of people
-) -> str | None:  # the filter that leaves it out, None where it stays
-    "The filters that need not look at the keypoints."
+) -> str | None:  # the filter that leaves it out, None if it stays
+    "Apply the filters that need not look at the keypoints."
     if a.get('category_id', category) != category:
         return 'other category'
     if a.get('iscrowd'):
@@ -338,7 +338,7 @@ def annotated_people(
 # %% ../nbs/07_data.ipynb #2516de32
 def bad_detection(
     d,  # one entry of a detection file
-) -> str | None:  # what is wrong with it, None where nothing is
+) -> str | None:  # what is wrong with it, None if nothing is
     "Check one detected box."
     missing = [f for f in ('image_id', 'bbox', 'score') if not isinstance(d, dict) or d.get(f) is None]
     if missing:
@@ -422,7 +422,7 @@ def people_arrays(
 def jpeg_complete(
     data: bytes,  # of a JPEG file
 ) -> bool:  # whether its image data has an end
-    "Look for the end marker behind the start of the first scan; the thumbnails in a JPEG's head do not count."
+    "Look for an end marker after the first scan begins; thumbnails in the header do not count."
     i = 2
     while i + 4 <= len(data) and data[i] == 0xFF:
         if data[i + 1] == 0xDA:
@@ -435,7 +435,7 @@ def read_image(
     path,  # an image file
     size=None,  # (width, height) that its annotations state, px; None: not checked
 ) -> np.ndarray:  # (H,W,3) uint8, blue first; grey, 16-bit and CMYK files are converted
-    "Decode the stored pixels; raises `FileNotFoundError`, or `ValueError` where this is no whole image of that size."
+    "Decode the stored pixels; raises `FileNotFoundError`, or `ValueError` for a bad image or size."
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError as e:
@@ -480,7 +480,7 @@ def plan_crops(
     input_size: tuple[int, int],  # (H,W) of the crop, px
     augmentation: Augmentation | None,  # None: plain crops
     skeleton: Skeleton,  # for the half-body crops
-) -> Crops:  # all geometry that does not depend on chance
+) -> Crops:  # all geometry that is not random
     "Work out every person's crop and the rectangle of the image that it needs."
     aspect = input_size[1] / input_size[0]
     center, scale = box_to_center_scale(people.box, aspect)
@@ -521,7 +521,7 @@ def image_rects(
 def image_stats(
     root,  # folder of the images
     files: list[str],  # M file names
-) -> np.ndarray:  # (M,2) size in bytes and time of change, -1 where there is no such file
+) -> np.ndarray:  # (M,2) size in bytes and modification time, -1 if there is no such file
     "Look at every image file, without reading it."
     out = np.full((len(files), 2), -1, np.int64)
     for n, f in enumerate(files):
@@ -551,7 +551,7 @@ _MARK = b'FSDCROPS'
 def read_note(
     path,  # a cache file
     num_bytes: int,  # of pixels that it must hold
-) -> dict | None:  # its note, None where there is no complete cache
+) -> dict | None:  # its note, None if there is no complete cache
     "The note at the end of a cache file."
     try:
         with open(path, 'rb') as f:
@@ -569,7 +569,7 @@ def read_note(
 def locked(
     path,  # lock file
 ):
-    "Hold a lock between processes, where the system has one."
+    "Hold a lock between processes, if the system has locks."
     with open(path, 'a') as f:
         try:
             import fcntl
@@ -583,7 +583,7 @@ def write_rects(
     f,  # open file
     rects,  # (M,4) rectangle of each image
     offsets,  # (M+1,) where its bytes start
-    load,  # position of an image -> decoded pixels; raises where it cannot
+    load,  # position of an image -> decoded pixels; raises if it cannot
     skip_bad: bool = False,  # collect unreadable images instead of raising
 ) -> dict[int, str]:  # position -> why the image cannot be read
     "Decode every image once, several at a time, and write its rectangle to its place."
@@ -617,7 +617,7 @@ def build_cache(
     load,  # position of an image -> decoded pixels
     skip_bad: bool = False,  # note unreadable images instead of raising
 ):
-    "Write a crop cache, all of it or nothing; raises `OSError` where the disk is too small."
+    "Write a crop cache, all of it or nothing; raises `OSError` if the disk has too little space."
     free = shutil.disk_usage(path.parent).free
     if free < offsets[-1]:
         raise OSError(f"the crop cache needs {offsets[-1] / 1e9:.1f} GB in {path.parent}, {free / 1e9:.1f} GB are free")
@@ -644,7 +644,7 @@ def remove_leftovers(
 
 # %% ../nbs/07_data.ipynb #3982a590
 class CropCache:
-    "The rectangles of M images in one memory-mapped file, built when it is not there."
+    "The rectangles of M images in one memory-mapped file, built if it is missing."
     def __init__(self,
         path,  # cache file
         rects,  # (M,4) rectangle of each image
@@ -721,7 +721,7 @@ def check_arguments(
     input_size,  # (H,W), px
     seed,  # of the augmentation
 ):
-    "Raises `ValueError` for a size or a seed that cannot be."
+    "Raises `ValueError` for a size or a seed that makes no sense."
     if int(seed) < 0:
         raise ValueError(f"seed must not be negative, it is {seed}")
     if len(input_size) != 2 or min(input_size) < 1:
@@ -956,7 +956,7 @@ def lsp_annotation(
     number: int,  # of the image
     width: int,  # of the image, px
     height: int,  # of the image, px
-) -> dict | None:  # None where no joint is labelled inside the image
+) -> dict | None:  # None if no joint is labelled inside the image
     "One person as a COCO annotation with the keypoints of `CROWDPOSE`: visibility 2 or 0, two decimals."
     j = joints[[LSP_KEYPOINTS.index(n) for n in CROWDPOSE.keypoints]]
     seen = (j[:, 2] > 0) & np.isfinite(j).all(1) & (j[:, :2] >= 0).all(1) & (j[:, 0] < width) & (j[:, 1] < height)
