@@ -53,7 +53,7 @@ def main():
 def data_make(
     folder: Annotated[Path, typer.Argument(help="Folder of the dataset.")],
     images: Annotated[int, typer.Option(help="Number of pictures.")] = 100,
-    seed: Annotated[int, typer.Option(help="Which pictures.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the pictures.")] = 0,
     size: Annotated[tuple[int, int], typer.Option(help="Height and width, px.")] = (192, 192),
     people: Annotated[tuple[int, int], typer.Option(help="Lowest and highest number of people.")] = (1, 3),
     keypoints: Annotated[str, typer.Option(help="Keypoint set: coco or crowdpose.")] = 'coco',
@@ -117,13 +117,15 @@ def parse_settings(
 def train(
     study: Annotated[str, typer.Argument(help="demo, lspet, lspet_nano, coco, crowdpose ...")],
     method: Annotated[str, typer.Argument(help="baseline, fsd, fsd_strong, adaptive, dynamic, fsd_adaptive, or a control.")],
-    seed: Annotated[int, typer.Option(help="Order of data and augmentation; also the weights where a study starts from scratch.")] = 0,
+    seed: Annotated[int, typer.Option(
+        help="Order of data and augmentation; also the weights if a study starts from scratch.")] = 0,
     settings: Annotated[list[str] | None, typer.Option('--set', metavar='NAME=VALUE', help="Change a setting; may be repeated.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default results/STUDY/runs/METHOD-seedSEED.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the datasets; default: environment variable FSD_DATA.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with a stopped run of the same settings in that folder.")] = False,
+    resume: Annotated[bool, typer.Option(
+        help="Continue a stopped run with the same settings in that folder.")] = False,
     keep_weights: Annotated[bool, typer.Option(help="Keep last.safetensors, for predict.")] = False,
-    quiet: Annotated[bool, typer.Option(help="No progress.")] = False,
+    quiet: Annotated[bool, typer.Option(help="Show no progress.")] = False,
 ):
     "Train and evaluate one method once; writes a run record."
     record = run_experiment(study, method, seed, parse_settings(settings or []), out, data, not quiet, keep_weights, resume)
@@ -137,7 +139,7 @@ def table(
     study: Annotated[str, typer.Argument(help="A study with records.")] = 'demo',
     results: Annotated[Path, typer.Option(help="Folder with STUDY/runs/*/record.json.")] = Path('results'),
     expected: Annotated[Path | None, typer.Option(help="Folder with expected.csv; default: the repository's.")] = None,
-    write: Annotated[bool, typer.Option(help="Write table.md and table.csv beside the records as well.")] = False,
+    write: Annotated[bool, typer.Option(help="Also write table.md and table.csv.")] = False,
 ):
     "Print the AP table of a study."
     typer.echo(write_table(study, results, expected) if write else to_markdown(ap_table(study, results, expected)) + '\n\n' + conditions(gather(study, results)))
@@ -147,7 +149,7 @@ def boxes_for(
     file,  # JSON: picture name -> list of boxes; None: the whole picture
     image,  # path of the picture
 ):  # list of boxes, or None
-    "Boxes of one picture from a boxes file; raises `ValueError` where the file does not know the picture."
+    "Boxes of one picture from a boxes file; raises `ValueError` if it does not list the picture."
     if file is None: return None
     boxes = read_json(file)
     if not isinstance(boxes, dict): raise ValueError(f'{file} must hold {{"picture.jpg": [[x, y, width, height], ...], ...}}')
@@ -161,7 +163,7 @@ def predict_pictures(
     out: Path,  # folder for NAME.json and NAME.png
     **kwargs,  # for `predict_people`
 ):  # yields (picture, people)
-    "Predict and draw pictures, one after the other; two pictures of one name would overwrite each other and raise `ValueError`."
+    "Predict and draw pictures, one by one; raises `ValueError` for two pictures of the same name."
     stems = [Path(i).stem for i in images]
     if twice := next((s for s in stems if stems.count(s) > 1), None): raise ValueError(f"two pictures are called {twice}: their results would overwrite each other")
     for image, stem in zip(images, stems, strict=True):
@@ -183,7 +185,7 @@ def predict_command(
     boxes: Annotated[Path | None, typer.Option(help="Boxes of the pictures, or COCO detections of the dataset.")] = None,
     dataset: Annotated[Path | None, typer.Option(help="COCO keypoint annotations: predict all its people.")] = None,
     flip_test: Annotated[bool, typer.Option(help="Average with the mirrored picture.")] = True,
-    upright: Annotated[bool, typer.Option(help="Turn photographs as their EXIF mark says.")] = False,
+    upright: Annotated[bool, typer.Option(help="Turn photographs as their EXIF tag says.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = 'auto',
     batch_size: Annotated[int, typer.Option(help="People at a time.")] = 64,
 ):

@@ -35,7 +35,7 @@ from .training import load_weights
 def stored_shapes(
     path,  # a `.safetensors` file
 ) -> dict:  # tensor name -> shape, without the parameters of the losses
-    "Shapes of the weights in a file, without reading them; raises `ValueError` where it is no such file."
+    "Shapes of the weights in a file, without reading them; raises `ValueError` for another file."
     try:
         with safe_open(path, 'pt') as f: return {k: tuple(f.get_slice(k).get_shape()) for k in f.keys() if not k.startswith('losses.')}
     except (SafetensorError, OSError) as e: raise ValueError(f"{path} is not a safetensors file of weights ({e})") from None
@@ -43,7 +43,7 @@ def stored_shapes(
 def which_model(
     path,  # a `.safetensors` file
 ) -> tuple[str, int]:  # key of `VARIANTS`, number of keypoints
-    "The model that weights belong to; raises `ValueError` where they fit none."
+    "The model that weights belong to; raises `ValueError` if they fit none."
     shapes = stored_shapes(path)
     token = shapes.get('keypoint_head.tokenpose.keypoint_token', ())
     for name in VARIANTS if len(token) == 3 else ():
@@ -73,9 +73,9 @@ def load_model(
 # %% ../nbs/10_prediction.ipynb #f7f9cd7b
 def load_picture(
     image,  # path of an image file, or (H,W,3) uint8, red first
-    upright: bool = False,  # turn a file's pixels as its EXIF mark says
+    upright: bool = False,  # turn a file's pixels as its EXIF tag says
 ) -> np.ndarray:  # (H,W,3) uint8, red first
-    "A picture as an array; raises `FileNotFoundError`, or `ValueError` for what is no picture."
+    "A picture as an array; raises `FileNotFoundError`, or `ValueError` for what is not a picture."
     if isinstance(image, str | os.PathLike):
         pixels = read_image(image)
         if upright: pixels = cv2.imread(str(image), cv2.IMREAD_COLOR)
@@ -96,7 +96,8 @@ def check_boxes(
     try: b = np.asarray(boxes, np.float64)
     except (TypeError, ValueError): raise ValueError("boxes must be numbers: x, y, width, height for each person") from None
     if b.size == 0: return np.zeros((0, 4))
-    if b.ndim != 2 or b.shape[1] != 4: raise ValueError(f"boxes have shape {b.shape}, needed is (people, 4): x, y, width, height in px")
+    if b.ndim != 2 or b.shape[1] != 4:
+        raise ValueError(f"boxes have shape {b.shape}, not (people, 4): x, y, width, height in px")
     for n, (x, y, w, h) in enumerate(b):
         if not np.isfinite(b[n]).all() or w < 1 or h < 1: raise ValueError(f"box {n} is {b[n].tolist()}: four finite numbers, at least 1 px wide and high, are needed")
         if x >= width or y >= height or x + w <= 0 or y + h <= 0: raise ValueError(f"box {n} is {b[n].tolist()}, wholly outside the {width}x{height} picture")
@@ -105,9 +106,9 @@ def check_boxes(
 # %% ../nbs/10_prediction.ipynb #0bd3cf2a
 def skeleton_of(
     num_keypoints: int,  # K of the network
-    skeleton: Skeleton | None = None,  # None: the known one with so many keypoints
+    skeleton: Skeleton | None = None,  # None: the known one with that many keypoints
 ) -> Skeleton:
-    "The skeleton of a network's keypoints; raises `ValueError` where none, several or another number fit."
+    "The skeleton of a network's keypoints; raises `ValueError` if not exactly one fits."
     if skeleton is None:
         fit = [s for s in SKELETONS.values() if s.num_keypoints == num_keypoints]
         if len(fit) != 1: raise ValueError(f"{len(fit)} known skeletons have {num_keypoints} keypoints: say which with skeleton=")
@@ -141,7 +142,7 @@ def crop_joints(
     device='cpu',  # where the network is
     precision: str = 'fp32',  # or 'bf16'
 ) -> tuple[np.ndarray, np.ndarray]:  # joints (N,K,2) crop px, peaks (N,K)
-    "Joints of one batch of crops; raises `ValueError` where the network predicts another number of keypoints."
+    "Joints of one batch of crops; raises `ValueError` if the number of keypoints differs."
     images = to_input(crops, device)
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == 'bf16'):
         heatmaps = model.heatmaps(images).float()
@@ -160,8 +161,8 @@ def predict_people(
     device=None,  # the network is moved there; None: where it is
     batch_size: int = 64,  # people at a time
     precision: str = 'fp32',  # 'bf16' halves the memory, and is faster on a GPU
-    nms: float | None = None,  # OKS above which the weaker of two poses goes, see `oks_nms`; None: all stay
-    upright: bool = False,  # turn a file's pixels as its EXIF mark says
+    nms: float | None = None,  # OKS above which the weaker pose goes (`oks_nms`); None: keep all
+    upright: bool = False,  # turn a file's pixels as its EXIF tag says
 ) -> list[dict]:  # one per box, in order: keypoints (K,3) x, y in px of the picture and peak; box (4,); score
     "Keypoints of the people in a picture; raises `FileNotFoundError` or `ValueError` for a bad picture, box or skeleton."
     if precision not in ('fp32', 'bf16'): raise ValueError(f"precision is 'fp32' or 'bf16', not {precision!r}")
@@ -182,9 +183,9 @@ def predict_people(
 def drop_repeats(
     people: list[dict],  # from `predict_people`
     skeleton: Skeleton,  # tolerance of each joint
-    threshold: float = .9,  # OKS above which the weaker of two poses goes
+    threshold: float = .9,  # OKS above which the weaker of two poses is dropped
 ) -> list[dict]:  # the rest, in order
-    "Drop poses that repeat a surer one; similarity is judged on the scale of the padded boxes, as in `predict`."
+    "Drop poses that repeat a better one; OKS uses the scale of the padded boxes, as in `predict`."
     def area(box): return (box_to_center_scale(box)[1] * 200).prod()
     rows = [dict(image_id=0, score=p['score'], keypoints=p['keypoints'].ravel().tolist(), crop_area=area(p['box']), n=n) for n, p in enumerate(people)]
     return [people[r['n']] for r in oks_nms(rows, skeleton, threshold)] if rows else []
@@ -193,11 +194,11 @@ def drop_repeats(
 def draw_people(
     image,  # path of an image file, or (H,W,3) uint8, red first
     people: list[dict],  # from `predict_people`
-    skeleton: Skeleton | None = None,  # None: the known one with so many keypoints
+    skeleton: Skeleton | None = None,  # None: the known one with that many keypoints
     threshold: float = .2,  # lowest peak of a joint that is drawn
     boxes: bool = True,  # draw the boxes as well
 ) -> np.ndarray:  # (H,W,3) uint8, a copy
-    "Draw people over their picture; raises `ValueError` where the keypoints do not fit the skeleton."
+    "Draw people over their picture; raises `ValueError` if the keypoints do not fit the skeleton."
     picture = load_picture(image).copy()
     for p in people:
         k = np.asarray(p['keypoints'], float)
@@ -225,7 +226,7 @@ def write_people(
     path,  # JSON file to write
     people: list[dict],  # from `predict_people`
     image='',  # name of the picture
-    skeleton: Skeleton | None = None,  # None: the known one with so many keypoints
+    skeleton: Skeleton | None = None,  # None: the known one with that many keypoints
 ):
     "Write the people of one picture: its name, the names of the keypoints, and each person's box, score and keypoints."
     s = skeleton_of(len(people[0]['keypoints']), skeleton) if people else skeleton
@@ -236,7 +237,7 @@ def write_picture(
     path,  # PNG file to write
     picture,  # (H,W,3) uint8, red first
 ):
-    "Write a picture; raises `ValueError` for another ending than .png."
+    "Write a picture; raises `ValueError` for an ending other than .png."
     path = Path(path)
     if path.suffix.lower() != '.png': raise ValueError(f"pictures are written as .png, not {path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -245,7 +246,7 @@ def write_picture(
 # %% ../nbs/10_prediction.ipynb #eac07558
 @contextmanager
 def _replacing(path):
-    "A temporary path that takes the place of `path` once all is written; nothing stays behind where writing fails."
+    "A temporary path that replaces `path` once written; nothing stays behind if that fails."
     part = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
         yield part
@@ -267,7 +268,7 @@ class OneCycle(nn.Module):
 
 @contextmanager
 def _quiet():
-    "Without the exporter's remarks on packages that are not needed here."
+    "Silence the exporter's remarks on packages that are not needed here."
     log = logging.getLogger('torch.onnx')
     level = log.level
     try:
@@ -279,12 +280,12 @@ def _quiet():
 
 # %% ../nbs/10_prediction.ipynb #a5aac3f9
 def export_onnx(
-    model: SDPose,  # stays as it is
+    model: SDPose,  # not changed
     path,  # `.onnx` file to write
-    skeleton: Skeleton | None = None,  # names for the metadata; None: the known one with so many keypoints
-    tolerance: float = 1e-4,  # largest difference from PyTorch, looked at where onnxruntime is installed
+    skeleton: Skeleton | None = None,  # for the names; None: the known one with that many keypoints
+    tolerance: float = 1e-4,  # largest difference from PyTorch, checked if onnxruntime is installed
 ) -> Path:  # the file
-    "Write the first cycle as ONNX with a free batch size; raises `ImportError` where a package is missing, `RuntimeError` where the file computes something else."
+    "Write the first cycle as ONNX with a free batch size; raises `ImportError` or `RuntimeError`."
     if missing := [p for p in ('onnx', 'onnxscript') if not find_spec(p)]:
         raise ImportError(f"export_onnx needs {' and '.join(missing)}: pip install {' '.join(missing)}")
     skeleton, path = skeleton_of(model.num_keypoints, skeleton), Path(path)
@@ -311,7 +312,7 @@ def run_onnx(
     path,  # `.onnx` file
     images,  # (N,3,H,W) float32 normalised crops
 ) -> np.ndarray:  # (N,K,h,w) heatmaps
-    "Run an exported network on the CPU; raises `ImportError` where onnxruntime is missing."
+    "Run an exported network on the CPU; raises `ImportError` if onnxruntime is missing."
     if not find_spec('onnxruntime'): raise ImportError("run_onnx needs onnxruntime: pip install onnxruntime")
     import onnxruntime
     session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
