@@ -146,7 +146,7 @@ class ForegroundTokenDistilLoss(nn.Module):
         loss_weight: float = 5e-6,  # factor λ, at least 0
         foreground_weight: float = 2.,  # weight of a token inside the mask
         background_weight: float = .5,  # weight of a token outside the mask
-        threshold: float = .1,  # heatmap value at the centre of the mask's soft threshold, in [0,1)
+        threshold: float = .1,  # heatmap value at the centre of the mask's edge, in [0,1); the mask is one half a little above it
         temperature: float = 1.,  # softness of the mask, above 0
         use_spatial_weight: bool = True,  # False: every token alike
         normalize: str = 'none',  # 'none', 'weights' or 'regions'

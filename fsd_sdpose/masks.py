@@ -37,7 +37,7 @@ def check_threshold(
 # %% ../nbs/03_masks.ipynb #74379f18
 def foreground_mask(
     heatmaps: Tensor,  # (N,K,H,W) the teacher's heatmaps
-    threshold: float = .1,  # heatmap value at the centre of the soft threshold, in [0,1)
+    threshold: float = .1,  # heatmap value at the centre of the edge, in [0,1); the mask is one half a little above it
     temperature: float = 1.,  # softness of the threshold, above 0
     target_weight: Tensor | None = None,  # (N,K) or (N,K,1), 0 leaves a keypoint out of the mask
     check: bool = True,  # whether to look for non-finite values at once, for which the host waits for the device
