@@ -22,7 +22,7 @@ from .models import Attention, CycleOutput, SDPose, Variant
 # %% ../nbs/10_probes.ipynb #313e7650
 def pick_people(
     dataset,  # `PoseDataset` without augmentation
-    num_people: int,  # how many; fewer where the dataset has fewer
+    num_people: int,  # how many; fewer if the dataset has fewer
 ) -> dict:  # batch of that many people, fields as in `PoseDataset`
     "Evenly spaced people of a dataset as one batch; raises `ValueError` for an augmented dataset or `num_people` below 1."
     if num_people < 1: raise ValueError(f"num_people must be at least 1, not {num_people}")
@@ -36,7 +36,7 @@ def background_tokens(
     target_weight: Tensor,  # (N,K), 0 leaves a keypoint out
     grid: tuple[int, int],  # (g_h, g_w) of the visual tokens
 ) -> Tensor:  # (N,T) bool
-    "Which visual tokens are background, @eq-background: a rule of the annotation alone."
+    "Which visual tokens are background, @eq-background: decided by the annotation alone."
     return pool_mask(foreground_mask(target, target_weight=target_weight), grid) < .5
 
 # %% ../nbs/10_probes.ipynb #3f3f8362
@@ -61,7 +61,7 @@ def token_gradients(
 def region_share(
     amount: Tensor,  # (...,N,T) at least 0
     region: Tensor,  # (N,T) bool
-) -> float | None:  # in [0,1]; None where there is nothing to share
+) -> float | None:  # in [0,1]; None if there is nothing to share
     "Share of an amount that lies in a region, @eq-background-gradient, right."
     total = amount.sum().item()
     return (amount * region).sum().item() / total if total > 0 else None
@@ -71,7 +71,7 @@ BATCH = 32  # people per forward pass of a probe
 
 def run_cycles(
     model: SDPose,  # in any mode, on `device`
-    people: dict,  # of `pick_people`
+    people: dict,  # from `pick_people`
     device='cpu',  # where the network is
 ) -> list[CycleOutput]:  # one per cycle
     "What every cycle yields for these people, in evaluation mode."
@@ -81,10 +81,10 @@ def run_cycles(
 # %% ../nbs/10_probes.ipynb #d98a2d74
 def gradient_probe(
     model: SDPose,  # in any mode, on `device`
-    people: dict,  # of `pick_people`
+    people: dict,  # from `pick_people`
     loss: nn.Module,  # the run's visual-token loss
     device='cpu',  # where the network is
-) -> dict:  # background_gradient, background_gradient_plain, background_tokens; None where there is no gradient
+) -> dict:  # background_gradient, background_gradient_plain, background_tokens; None: no gradient
     "Share of the visual-token gradient that falls on background, by the run's loss and by the plain one, @eq-background-gradient."
     v, outs = model.variant, run_cycles(model, people, device)
     target, weight = encode(people['joints'].to(device), people['visible'].to(device), v.heatmap_size, v.input_size[0] / v.heatmap_size[0])
@@ -97,7 +97,7 @@ def gradient_probe(
 def attention_weights(
     attention: Attention,  # one layer of the transformer
     x: Tensor,  # (N,M,D) what enters it
-    queries: int | None = None,  # only the first so many tokens look; None: all
+    queries: int | None = None,  # how many tokens attend, from the first; None: all
 ) -> Tensor:  # (N,heads,queries,M), rows sum to 1
     "Attention of one layer, @eq-attention, computed again from its input."
     q, k, _ = attention.to_qkv(x).unflatten(-1, (3, attention.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -131,12 +131,12 @@ def token_centres(
 
 # %% ../nbs/10_probes.ipynb #8a8cf261
 def attention_locality(
-    attention: Tensor,  # (L,N,K,T) at least 0, scaled as you like
+    attention: Tensor,  # (L,N,K,T) at least 0, on any scale
     joints: Tensor,  # (N,K,2) crop px
     counted: Tensor,  # (N,K) bool, joints that count
-    centres: Tensor,  # (T,2) of `token_centres`
+    centres: Tensor,  # (T,2) from `token_centres`
     radius: float,  # R, crop px
-) -> dict:  # attention_local (mean over layers), attention_local_last, attention_distance (crop px); None where no joint counts
+) -> dict:  # attention_local, attention_local_last, attention_distance; None: no joint counts
     "How much attention lands near the joint, @eq-attention-local, and how far off its centre of mass is, @eq-attention-distance."
     if not counted.any(): return dict.fromkeys(('attention_local', 'attention_local_last', 'attention_distance'))
     a = attention.double()
@@ -148,7 +148,7 @@ def attention_locality(
 
 # %% ../nbs/10_probes.ipynb #c00dc52b
 def joints_inside(
-    people: dict,  # of `pick_people`
+    people: dict,  # from `pick_people`
 ) -> Tensor:  # (N,K) bool
     "Annotated joints that are inside the crop."
     size = torch.tensor(people['image'].shape[1:3]).flip(0)
@@ -156,10 +156,10 @@ def joints_inside(
 
 def attention_probe(
     model: SDPose,  # in any mode, on `device`
-    people: dict,  # of `pick_people`
+    people: dict,  # from `pick_people`
     device='cpu',  # where the network is
 ) -> dict:  # attention_local, attention_local_last, attention_distance, the first and the last with _uniform, attention_visual
-    "Locality of the first cycle's attention, beside that of uniform attention and the share that goes to visual tokens at all."
+    "Locality of the first cycle's attention and of uniform attention; share on visual tokens."
     parts = [attention_maps(model, to_input(x, device)).sum(2).cpu() for x in people['image'].split(BATCH)]
     a, v = torch.cat(parts, 1), model.variant
     where = people['joints'], joints_inside(people), token_centres(v), v.input_size[0] / 8
@@ -186,14 +186,14 @@ def joints_to_cover(
     counted: Tensor,  # (N,K) bool, joints that count
     covers: int,  # joints per person
 ) -> Tensor:  # (covers,N) keypoint numbers; meaningless for a person without joints
-    "Joints to cover, one after the other: spread over each person's own, another start for each person."
+    "Joints to cover, in order: spread over each person's joints, with a start that varies."
     n, order = counted.sum(1).clamp_min(1), counted.int().argsort(dim=1, descending=True, stable=True)
     start, step = torch.arange(len(counted)), n.div(covers, rounding_mode='floor').clamp_min(1)
     return torch.stack([order.gather(1, ((start + r * step) % n)[:, None])[:, 0] for r in range(covers)])
 
 # %% ../nbs/10_probes.ipynb #30eea010
 def _similarities(model, people, skeleton, device, places=None):
-    "Similarity (N,K) of the first cycle's joints to the annotated ones, with a square on `places` (N,2) where given."
+    "Similarity (N,K) of the first cycle's joints to the annotated; squares on `places` (N,2)."
     v, found = model.variant, []
     with inference(model):
         for n, x in enumerate(people['image'].split(BATCH)):
@@ -206,11 +206,11 @@ def _similarities(model, people, skeleton, device, places=None):
 # %% ../nbs/10_probes.ipynb #6dd9b5ea
 def cover_probe(
     model: SDPose,  # in any mode, on `device`
-    people: dict,  # of `pick_people`
+    people: dict,  # from `pick_people`
     skeleton,  # `Skeleton` whose sigmas judge the joints
     device='cpu',  # where the network is
     covers: int = 4,  # joints covered per person, one at a time
-) -> dict:  # OKS_covered, OKS_clear in percent; None where nobody has a joint inside the crop
+) -> dict:  # OKS_covered, OKS_clear in percent; None if nobody has a joint inside the crop
     "How well joints are found when they are covered and when they are not, @eq-covered; ground-truth boxes, first cycle, no flip test."
     counted = joints_inside(people)
     who = counted.any(1)
@@ -226,12 +226,12 @@ def cover_probe(
 def probe(
     model: SDPose,  # in any mode, on `device`; unchanged afterwards
     dataset,  # `PoseDataset` without augmentation, crops of the model's size
-    losses: nn.ModuleDict,  # of `build_losses`; only 'visual' is asked
-    num_people: int = 64,  # people to ask, evenly spaced over the dataset
+    losses: nn.ModuleDict,  # from `build_losses`; only 'visual' is used
+    num_people: int = 64,  # people to probe, evenly spaced over the dataset
     device='cpu',  # where the network is
     covers: int = 4,  # joints covered per person, one at a time
 ) -> dict:  # plain numbers or None, by the names in the table above
-    "Measure the three claims; raises `ValueError` where dataset and model do not fit or the dataset is augmented."
+    "Measure the three claims; raises `ValueError` for an augmented or mismatched dataset."
     _check_fit(model, dataset, covers)
     people = pick_people(dataset, num_people)
     return (gradient_probe(model, people, losses['visual'], device) | attention_probe(model, people, device)

@@ -12,8 +12,8 @@
 # > Do the guide's presets fit the backgrounds they are meant for?
 
 # %% [markdown]
-# The guide recommends 1.5 : 0.7 for simple backgrounds (and as a gentle start), 3.0 : 0.3 for complex or crowded ones, 1.3 : 0.8 as a last resort. Simple scenes show one person before
-# little clutter, complex ones a group in heavy clutter; every preset is compared with the baseline trained on the same scenes.
+# The guide recommends 1.5 : 0.7 for simple backgrounds (and as a gentle start), 3.0 : 0.3 for complex or crowded ones, 1.3 : 0.8 as a last resort. Simple scenes show one person in
+# little clutter, complex ones a group in heavy clutter. Every preset is compared with the baseline trained on the same scenes.
 
 # %%
 #| hide
@@ -44,7 +44,7 @@ show_images(pictures, size=1.2);
 # %% [markdown]
 # ## The table
 #
-# From the records of all seeds. The points are trained by the workflow (`make grid SWEEPS=presets`); a point that was not run says so.
+# Computed from the records of all seeds. The workflow trains the points (`make grid SWEEPS=presets`); a point that has not been run says so.
 
 # %%
 folder = results or repository_results()

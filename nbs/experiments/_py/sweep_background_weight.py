@@ -12,7 +12,7 @@
 # > How much less should background count?
 
 # %% [markdown]
-# The guide's tuning table tries 0.1, 0.3, 0.5 and 0.7, with the foreground weight at 2.0. All else is [Experiment 1](fsd.ipynb).
+# The guide's tuning table tries 0.1, 0.3, 0.5 and 0.7, with the foreground weight at 2.0. Everything else is as in [Experiment 1](fsd.ipynb).
 
 # %%
 #| hide
@@ -33,7 +33,7 @@ check_parameters(globals(), study=str, results=str)
 # %% [markdown]
 # ## The table
 #
-# From the records of all seeds. The points are trained by the workflow (`make grid SWEEPS=background_weight`); a point that was not run says so.
+# Computed from the records of all seeds. The workflow trains the points (`make grid SWEEPS=background_weight`); a point that has not been run says so.
 
 # %%
 folder = results or repository_results()

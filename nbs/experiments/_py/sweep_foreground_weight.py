@@ -12,7 +12,7 @@
 # > How much more should foreground count?
 
 # %% [markdown]
-# The guide's tuning table tries 1.5 (gentle), 2.0, 3.0 and 5.0, with the background weight at 0.5. All else is [Experiment 1](fsd.ipynb).
+# The guide's tuning table tries 1.5 (gentle), 2.0, 3.0 and 5.0, with the background weight at 0.5. Everything else is as in [Experiment 1](fsd.ipynb).
 
 # %%
 #| hide
@@ -33,7 +33,7 @@ check_parameters(globals(), study=str, results=str)
 # %% [markdown]
 # ## The table
 #
-# From the records of all seeds. The points are trained by the workflow (`make grid SWEEPS=foreground_weight`); a point that was not run says so.
+# Computed from the records of all seeds. The workflow trains the points (`make grid SWEEPS=foreground_weight`); a point that has not been run says so.
 
 # %%
 folder = results or repository_results()

@@ -12,8 +12,8 @@
 # > Is there enough distillation for its weighting to matter?
 
 # %% [markdown]
-# The guide tries 2e-6, 5e-6 and 1e-5 for both distillation losses. At such weights the terms' gradient is a small part
-# of the heatmap's (the ratio is in every run's history), so two larger weights are tried as well. Baseline and FSD are compared at the same weight.
+# The guide tries 2e-6, 5e-6 and 1e-5 for both distillation losses. At these weights the gradient of the terms is a small part
+# of the heatmap term's (the ratio is in every run's history), so two larger weights are tried as well. Baseline and FSD are compared at the same weight.
 
 # %%
 #| hide
@@ -34,7 +34,7 @@ check_parameters(globals(), study=str, results=str)
 # %% [markdown]
 # ## The table
 #
-# From the records of all seeds. The points are trained by the workflow (`make grid SWEEPS=loss_weight`); a point that was not run says so.
+# Computed from the records of all seeds. The workflow trains the points (`make grid SWEEPS=loss_weight`); a point that has not been run says so.
 
 # %%
 folder = results or repository_results()

@@ -12,7 +12,7 @@
 # > Does the gain, if any, come from where the weights are or from how large they are?
 
 # %% [markdown]
-# With 'none' (the guide's formula) the weights also change the size of the loss; with 'weights' only their ratio matters; with 'regions' foreground and background are averaged apart
+# With 'none' (the guide's formula) the weights also change the size of the loss; with 'weights' only their ratio matters; with 'regions' foreground and background are averaged separately
 # ([losses](../04_losses.ipynb)).
 
 # %%
@@ -34,7 +34,7 @@ check_parameters(globals(), study=str, results=str)
 # %% [markdown]
 # ## The table
 #
-# From the records of all seeds. The points are trained by the workflow (`make grid SWEEPS=normalize`); a point that was not run says so.
+# Computed from the records of all seeds. The workflow trains the points (`make grid SWEEPS=normalize`); a point that has not been run says so.
 
 # %%
 folder = results or repository_results()

@@ -12,7 +12,7 @@
 # > A hard edge, or a soft one?
 
 # %% [markdown]
-# The guide's tuning table tries 0.5 (hard edge), 1.0 (balanced) and 2.0 (soft). What that does to the mask is drawn in [masks](../03_masks.ipynb).
+# The guide's tuning table tries 0.5 (hard edge), 1.0 (balanced) and 2.0 (soft). The page on [masks](../03_masks.ipynb) shows what that does to the mask.
 
 # %%
 #| hide
@@ -33,7 +33,7 @@ check_parameters(globals(), study=str, results=str)
 # %% [markdown]
 # ## The table
 #
-# From the records of all seeds. The points are trained by the workflow (`make grid SWEEPS=temperature`); a point that was not run says so.
+# Computed from the records of all seeds. The workflow trains the points (`make grid SWEEPS=temperature`); a point that has not been run says so.
 
 # %%
 folder = results or repository_results()

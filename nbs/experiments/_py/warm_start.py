@@ -12,8 +12,8 @@
 # > Weights that have learned to find joints, without any distillation, so that six methods can be compared in minutes.
 
 # %% [markdown]
-# A pose transformer that starts from scratch sits on a plateau first. The study `demo` skips it: its runs go on from weights that ship with the package, the study `demo_start`,
-# trained by the heatmap loss alone on pictures that the demo does not use. `make start` trains them again (parameter `full`) and replaces them; here a shortened run shows that it works.
+# A pose transformer that starts from scratch first sits on a plateau. The study `demo` skips it: its runs continue from weights that ship with the package. The study `demo_start` trained them by
+# the heatmap loss alone (`no_distillation`), on pictures that the demo does not use. `make start` trains them again (parameter `full`) and replaces them; here a shortened run shows that it works.
 
 # %%
 #| hide
@@ -57,5 +57,5 @@ pd.Series(load_start(sdpose('n'), 'demo') | dict(bytes=(STARTS / 'demo.safetenso
 
 # %%
 #| label: fig-start
-#| fig-cap: Heatmap loss and validation AP of the run that made the start. The learning rate is not lowered: that is left to the demo.
+#| fig-cap: The run that made the start, at a constant learning rate after warm-up; the demo lowers it.
 learning_curves(gather_history('demo_start', repository_results()), ('loss_heatmap', 'AP'), dict(loss_heatmap='heatmap loss', AP='validation AP (measured)'));
