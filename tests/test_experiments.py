@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import LIMIT
 
 from fsd_sdpose.experiments import METHODS, resolve, run_experiment
 
@@ -39,8 +40,8 @@ def test_the_guides_dictionaries_build_and_run(method, tmp_path):
 
 def papermill(notebook, out, *arguments, cwd):
     env = os.environ | dict(PYTHONPATH=str(ROOT))
-    return subprocess.run([sys.executable, "-m", "papermill", str(ROOT / "nbs/experiments" / notebook), str(out), *arguments, "--no-progress-bar"], cwd=cwd, env=env,
-                          capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "papermill", str(ROOT / "nbs/experiments" / notebook), str(out), *arguments, "--no-progress-bar", "--start-timeout", str(LIMIT)], cwd=cwd,
+                          env=env, capture_output=True, text=True, timeout=LIMIT)
 
 
 def test_a_finished_record_is_not_replaced_unasked(tmp_path, monkeypatch):
