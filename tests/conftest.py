@@ -1,4 +1,4 @@
-"""What all tests share: a folder for what they generate, one thread each, generous time limits, and strictness about skipping.
+"""What all tests share: a folder for what they make, one thread each, a time limit, strictness.
 
 With FSD_STRICT=1 a test that is skipped has failed, so that nothing is left out unseen.
 """
@@ -9,24 +9,28 @@ from pathlib import Path
 import pytest
 import torch
 
-LIMIT = 900  # seconds that anything outside may take before it counts as stuck: long enough for a machine that is busy with other work
+# seconds after which another process, or a page, counts as stuck: many, as the machine may be busy
+LIMIT = 900
 STRICT = os.environ.get("FSD_STRICT", "") not in ("", "0")
 
 if not os.environ.get("FSD_CACHE"):  # one folder per user: /tmp is shared
-    os.environ["FSD_CACHE"] = str(Path(tempfile.gettempdir()) / f"fsd_sdpose_tests-{getattr(os, 'getuid', lambda: 'all')()}")
+    user = os.getuid() if hasattr(os, "getuid") else "all"
+    os.environ["FSD_CACHE"] = str(Path(tempfile.gettempdir()) / f"fsd_sdpose_tests-{user}")
 torch.set_num_threads(1)
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes more than three seconds or so; leave these out with -m 'not slow'")
+    config.addinivalue_line("markers", "slow: takes more than three seconds or so (-m 'not slow')")
 
 
 def refused(report, name):
     "Turn a skip into a failure that says what was skipped and why; anything else stays as it is."
     if STRICT and report.skipped and not hasattr(report, "wasxfail"):
-        reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr).removeprefix("Skipped: ")
+        why = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
-        report.longrepr = f"{name} was skipped: {reason}\nFSD_STRICT is set, so a skipped test is a failure: provide what it asks for, or unset FSD_STRICT"
+        report.longrepr = (f"{name} was skipped: {str(why).removeprefix('Skipped: ')}\n"
+                           "FSD_STRICT is set, so a skipped test is a failure: "
+                           "provide what it asks for, or unset FSD_STRICT")
     return report
 
 
@@ -39,6 +43,12 @@ def pytest_runtest_makereport(item):
 def pytest_make_collect_report(collector):
     "Modules that skip themselves as a whole."
     return refused((yield), collector.nodeid)
+
+
+@pytest.fixture(autouse=True)
+def same_random_state():
+    "A test draws the same numbers in whatever order, and beside whatever others, it runs."
+    torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -241,9 +241,11 @@ def test_a_killed_build_leaves_no_target(tmp_path):
     code = f"from fsd_sdpose.synthetic import make_dataset; make_dataset({str(tmp_path / 'd')!r}, 100000)"
     child = subprocess.Popen([sys.executable, '-c', code], cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL)
     try:
-        while not list(tmp_path.glob('.d-unfinished-*/new/images/*.jpg')):  # stops too when the build stops
+        for _ in range(20 * LIMIT):
+            if list(tmp_path.glob('.d-unfinished-*/new/images/*.jpg')): break
             assert child.poll() is None, 'the build ended before it made a picture'
             time.sleep(.05)
+        else: pytest.fail('the build did not start')
     finally:
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
