@@ -24,6 +24,8 @@ export FSD_CACHE ?= $(CURDIR)/_data
 # large blocks are kept by the allocator instead of being returned to the system after every step (glibc only)
 export GLIBC_TUNABLES ?= glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4294967295
 export PYTHONWARNINGS ?= ignore::FutureWarning
+# files and messages are UTF-8, whatever the locale
+export PYTHONUTF8 ?= 1
 
 # the workflow, see workflow/Snakefile; the profiles switch off snakemake's own messages, also the one about a lock
 WORKFLOW = $(BIN)/python -m snakemake --snakefile workflow/Snakefile --profile workflow/profiles/$(PROFILE)

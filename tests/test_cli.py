@@ -44,9 +44,9 @@ def test_a_pipeline_from_pictures_to_numbers(tmp_path, monkeypatch):
     done = run("predict", "people/images", "--dataset", "people/person_keypoints.json", "--out", "poses", "--no-flip-test")
     assert done.exit_code == 0 and "ground-truth boxes, flip test False" in done.stdout
     assert run("evaluate", "people/person_keypoints.json", "poses/results.json", "--out", "scores.json", "--joints").exit_code == 0
-    scores = json.loads((tmp_path / "scores.json").read_text())
+    scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     assert 0 < scores["OKS"] <= 100 and scores["AP_crowd"] is None  # nobody in a crowd is null, not NaN
-    boxes = [dict(image_id=json.loads(Path("people/person_keypoints.json").read_text())["images"][0]["id"], category_id=1, bbox=[5, 5, 150, 180], score=0.5)]
+    boxes = [dict(image_id=json.loads(Path("people/person_keypoints.json").read_text(encoding="utf-8"))["images"][0]["id"], category_id=1, bbox=[5, 5, 150, 180], score=0.5)]
     Path("boxes.json").write_text(json.dumps(boxes))
     done = run("predict", "people/images", "--dataset", "people/person_keypoints.json", "--boxes", "boxes.json", "--out", "poses")
     assert "1 people, detected boxes (boxes.json" in done.stdout
@@ -55,10 +55,10 @@ def test_a_pipeline_from_pictures_to_numbers(tmp_path, monkeypatch):
 def test_a_run_and_its_record(tmp_path):
     done = run("train", "demo", "fsd", "--seed", 2, *TINY, "--set", "loss_vis_token_dist.foreground_weight=3.0", "--out", tmp_path / "demo/runs/fsd-seed2", "--keep-weights")
     assert done.exit_code == 0, done.output
-    record = json.loads((tmp_path / "demo/runs/fsd-seed2/record.json").read_text())
+    record = json.loads((tmp_path / "demo/runs/fsd-seed2/record.json").read_text(encoding="utf-8"))
     assert (record["seed"], record["config"]["loss_vis_token_dist"]["foreground_weight"], record["config"]["epochs"]) == (2, 3.0, 1)
     done = run("table", "demo", "--results", tmp_path, "--expected", ROOT / "results", "--write")
-    assert done.exit_code == 0 and (tmp_path / "demo/table.md").read_text() == done.stdout.removesuffix("\n")
+    assert done.exit_code == 0 and (tmp_path / "demo/table.md").read_text(encoding="utf-8") == done.stdout.removesuffix("\n")
     picture = next(Path(os.environ["FSD_CACHE"]).rglob("images/*.jpg"))
     assert run("predict", picture, "--weights", tmp_path / "demo/runs/fsd-seed2", "--out", tmp_path / "poses").exit_code == 0
     assert sorted(os.listdir(tmp_path / "poses")) == [f"{picture.stem}.json", f"{picture.stem}.png"]

@@ -243,7 +243,7 @@ def repository(tmp_path):
 
 
 def test_readme(repository):
-    text = (repository / "README.md").read_text()
+    text = (repository / "README.md").read_text(encoding="utf-8")
     assert text.startswith("# Title\n\n> Lead.")
     for part in ("[one](nbs/01_lengths.ipynb)", "[licence](LICENSE)", "[web](https://x.org/a)", "[here](#part)",
                  "Figure 1 and ([Lin et al., 2014](https://arxiv.org/abs/1405.0312))", "`[a](b)`",
@@ -299,12 +299,12 @@ def test_site(tmp_path):
     (nbs / "references.md").write_text("# References\n\n```{bibliography}\n```\n")
     done = build(tmp_path)
     assert done.returncode == 0, done.stderr
-    page, start = ((tmp_path / "html" / name).read_text() for name in ("01_lengths.html", "index.html"))
+    page, start = ((tmp_path / "html" / name).read_text(encoding="utf-8") for name in ("01_lengths.html", "index.html"))
     assert 'id="toy.lengths.scale"' in page and 'id="toy.lengths.Length.half"' in page
     assert 'href="01_lengths.html#toy.lengths.scale"' in start and "Definitions" in start
     assert """<span class="pre">'px'</span>""" in page.replace("&#39;", "'")
     assert 'alt="A point of x pixels."' in page and "Figure 1" in page and "Equation (1)" in page
-    assert 'href="references.html#' in page and "Microsoft COCO" in (tmp_path / "html/references.html").read_text()
+    assert 'href="references.html#' in page and "Microsoft COCO" in (tmp_path / "html/references.html").read_text(encoding="utf-8")
     for html in (page, start):
         assert "#|" not in html and "nbdev_export" not in html
         assert not re.findall(r"""(?:src|<link[^>]*href)=["'](?:https?:)?//[^"']*""", html)
@@ -312,11 +312,11 @@ def test_site(tmp_path):
     assert '<div class="sig-params">' in page and not re.search(r"<dl>\s*<dd>", page)
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
-    one = (tmp_path / "html/experiments/one.html").read_text()
+    one = (tmp_path / "html/experiments/one.html").read_text(encoding="utf-8")
     (file,) = re.findall(r'class="reference download internal"[^>]* href="([^"]+)"', one)
     assert (tmp_path / "html/experiments" / file).read_bytes() == (nbs / "experiments/one.ipynb").read_bytes()
     assert "Colab" not in one and '<p lang="ko">전경' in one and "<p>Plain English." in one and re.search('<h1[^>]* lang="ko"', one)
-    css = (tmp_path / "html/_static/custom.css").read_text()
+    css = (tmp_path / "html/_static/custom.css").read_text(encoding="utf-8")
     for asset in re.findall(r"url\(([^)]+)\)", css): assert (tmp_path / "html/_static" / asset).exists(), asset
 
 

@@ -36,7 +36,7 @@ def test_the_guides_dictionaries_build_and_run(method, tmp_path):
     else:
         assert used == visual
     assert record["config"]["loss_kpt_token_dist"] == keypoint
-    assert json.loads((tmp_path / "record.json").read_text()) == json.loads(json.dumps(record))
+    assert json.loads((tmp_path / "record.json").read_text(encoding="utf-8")) == json.loads(json.dumps(record))
 
 
 def papermill(notebook, out, *arguments, cwd):
@@ -54,7 +54,7 @@ def test_a_finished_record_is_not_replaced_unasked(tmp_path, monkeypatch):
     record.write_text("{}")
     with pytest.raises(FileExistsError, match="results/demo/runs/fsd-seed0 holds a record already: say where with out="):
         run_experiment("demo", "fsd", 0)
-    assert record.read_text() == "{}"
+    assert record.read_text(encoding="utf-8") == "{}"
 
 
 @pytest.mark.slow
@@ -63,11 +63,12 @@ def test_clutter_and_crowd_trains_and_records(tmp_path):
     wanted = dict(methods="baseline fsd", seeds=2, pictures=2, overrides=TINY | dict(scene=dict(people=1)), out=str(tmp_path / "record"))
     done = papermill("clutter_and_crowd.ipynb", "out.ipynb", "-y", json.dumps(wanted), cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    record = json.loads((tmp_path / "record/clutter_and_crowd.json").read_text())
+    record = json.loads((tmp_path / "record/clutter_and_crowd.json").read_text(encoding="utf-8"))
     rows = {(r["method"], r["seed"], r["factor"], r["level"]) for r in record["rows"]}
     assert len(rows) == len(record["rows"]) == 2 * 2 * 10 and record["pictures"] == 2
     assert bool(record["environment"]["commit"]) == bool(git_state()["commit"])  # an unpacked archive has none
-    assert "fsd: the gain over the baseline changes by" in (tmp_path / "out.ipynb").read_text() and "over 2 seeds" in (tmp_path / "out.ipynb").read_text()
+    notebook = (tmp_path / "out.ipynb").read_text(encoding="utf-8")
+    assert "fsd: the gain over the baseline changes by" in notebook and "over 2 seeds" in notebook
 
 
 @pytest.mark.slow
@@ -75,7 +76,7 @@ def test_papermill_from_another_folder(tmp_path):
     "The record states the parameters that really arrived."
     done = papermill("fsd.ipynb", "out.ipynb", "-p", "seed", "3", "-p", "out", "run", "-y", f"overrides: {json.dumps(TINY)}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    record = json.loads((tmp_path / "run/record.json").read_text())
+    record = json.loads((tmp_path / "run/record.json").read_text(encoding="utf-8"))
     assert (record["study"], record["method"], record["seed"], record["overrides"]) == ("demo", "fsd", 3, TINY)
 
 

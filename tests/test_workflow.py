@@ -96,7 +96,7 @@ def test_runs_are_made_once_and_repeated_where_they_died(tmp_path):
     made = record["baseline"].read_bytes()
     text, code = workflow(tmp_path, "table", **settings)
     assert code == 0 and "finished fsd-seed0" in text and "baseline-seed0" not in text, text
-    assert json.loads(record["fsd"].read_text())["overrides"] == TINY and record["baseline"].read_bytes() == made
+    assert json.loads(record["fsd"].read_text(encoding="utf-8"))["overrides"] == TINY and record["baseline"].read_bytes() == made
     assert (tmp_path / "_runs/demo/table.csv").exists()
     text, code = workflow(tmp_path, "table", dry=True, **settings)
     assert code == 0 and "Nothing to be done" in text, text
