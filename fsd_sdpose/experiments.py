@@ -35,7 +35,15 @@ from safetensors.torch import load_file, save_file
 
 import fsd_sdpose
 from .data import Augmentation, PoseDataset, read_json, to_input, write_json
-from .evaluation import coco_evaluator, image_matches, paired_seeds, read_ground_truth, read_results, weighted_ap
+from fsd_sdpose.evaluation import (
+    coco_evaluator,
+    image_matches,
+    paired_seeds,
+    read_ground_truth,
+    read_results,
+    set_size,
+    weighted_ap,
+)
 from .losses import AdaptiveForegroundDistilLoss, ForegroundTokenDistilLoss, relative_weights
 from .masks import foreground_mask, token_weights
 from .models import VARIANTS, SDPose, sdpose
@@ -70,11 +78,11 @@ METHODS = dict(
     adaptive=_method(_TOKEN, _ADAPTIVE),
     dynamic=_method(_DYNAMIC),
     fsd_adaptive=_method(_FSD, _ADAPTIVE),
-    heatmaps=_method(_TOKEN | dict(loss_weight=0.), _TOKEN | dict(loss_weight=0.)),
+    no_distillation=_method(_TOKEN | dict(loss_weight=0.), _TOKEN | dict(loss_weight=0.)),
     token_detached=_method(_TOKEN | dict(detach_teacher=True)),
     fsd_detached=_method(_FSD | dict(detach_teacher=True)),
     fsd_shuffled=_method(_FSD | dict(shuffle=True)))
-CONTROLS = ('heatmaps', 'fsd_shuffled', 'token_detached', 'fsd_detached')  # the others are the rows of the guide's table
+CONTROLS = ('no_distillation', 'fsd_shuffled', 'token_detached', 'fsd_detached')  # the others are the rows of the guide's table
 
 # %% ../nbs/11_experiments.ipynb #0204c580
 PAPER_EPOCHS = 300  # schedule that the guide's epochs refer to
@@ -386,7 +394,8 @@ def device_name(
     if torch.device(device).type == 'cuda': return torch.cuda.get_device_name(device)
     try: model = next(o.split(':')[1].strip() for o in open('/proc/cpuinfo') if o.startswith('model name'))
     except (OSError, StopIteration): model = platform.processor() or platform.machine()
-    return f'{model}, {torch.get_num_threads()} threads'
+    threads = torch.get_num_threads()
+    return f"{model}, {threads} thread{'s' * (threads > 1)}"
 
 # %% ../nbs/11_experiments.ipynb #2cd3d645
 def environment(
@@ -441,6 +450,12 @@ def _describe(ds, file):
     "What a record says of a dataset."
     return dict(file=Path(file).name, sha256=sha256(file), people=len(ds), keypoints=ds.skeleton.num_keypoints, boxes=ds.boxes, skipped=len(ds.skipped),
                 left_out=dict(ds.filtered), unreadable_images=len(ds.lost))
+
+def _counted(ds, file):
+    "Images and people that the evaluation counts, all and crowded."
+    return set_size(read_ground_truth(file, ds.skip_bad, ds.lost))
+
+_DEEPEST = ('AP', 'AP50', 'AP75', 'AR', 'AP_crowd', 'OKS')  # what a record keeps of the deepest cycle, the teacher
 
 # %% ../nbs/11_experiments.ipynb #cae773b5
 class MaskWatch:
@@ -527,15 +542,20 @@ def run_experiment(
         begin = load_start(model, s.start) if s.start else None
         model.to(device)
         record = dict(study=study, method=method, seed=seed, overrides=overrides, about=s.about, config=asdict(config),
-                      data=dict(train=_describe(train, files['train'][0]), val=_describe(val, files['val'][0]), boxes=val.boxes, scene=s.scene, augment=s.augment),
+                      data=dict(train=_describe(train, files['train'][0]),
+                                val=_describe(val, files['val'][0]) | dict(counted=_counted(val, files['val'][0])),
+                                boxes=val.boxes, scene=s.scene, augment=s.augment),
                       parameters=sum(p.numel() for p in model.parameters() if p.requires_grad), start=begin, initial_weights=weights_digest(model),
                       environment=environment(device), untrained=validate(model, val, config, device))
         if team.main: (out / 'record.json').unlink(missing_ok=True)  # what lies there from now on belongs to this run
         losses, masks = build_losses(config), MaskWatch(val, watch) if watch else None
+        record['parameters'] += sum(p.numel() for loss in losses.values() for p in loss.parameters())  # 17 of Adaptive
         history = fit(model, train, val, config, show, losses, out / 'results.json', checkpoints=out if keep_weights or config.save_every else None,
                       resume=resume, after_epoch=masks)
         record['probes'] = probe(model, val, losses, device=device)
-    record |= dict(metrics={k: float(history.iloc[-1][k]) for k in record['untrained']}, keypoint_weights=_learned_weights(losses, val.skeleton),
+        deepest = validate(model, val, config, device, cycle=-1)
+    record |= dict(metrics={k: float(history.iloc[-1][k]) for k in record['untrained']},
+                   deepest_cycle={k: deepest[k] for k in _DEEPEST}, keypoint_weights=_learned_weights(losses, val.skeleton),
                    started=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(start)), seconds=round(time.time() - start, 1), peak_memory_mb=round(peak_memory_mb(device)))
     record['processes'] = team.count
     if not team.main: return record
@@ -590,6 +610,9 @@ def read_record(
         train, val, env = r['data']['train'], r['data']['val'], r['environment']
         row = {k: r[k] for k in ('study', 'method', 'seed', 'about', 'parameters', 'initial_weights', 'seconds', 'peak_memory_mb')} | r['metrics']
         row |= {f'probe_{k}': v for k, v in (r.get('probes') or {}).items()} | {k: r['config'][k] for k in ('variant', 'epochs', 'flip_test', 'precision')}
+        counted = val.get('counted') or {}  # records made before 25 November 2026 do not say
+        row |= {f'val_{k}': counted.get(k) for k in ('images', 'crowd_images', 'crowd_people')}
+        row |= {f'deepest_{k}': v for k, v in (r.get('deepest_cycle') or {}).items()}
         return row | dict(boxes=r['data']['boxes'], train_people=train['people'], val_people=val['people'], data=train['sha256'] + val['sha256'], skipped=val.get('skipped', 0),
                           untrained_AP=r['untrained']['AP'], start=(r.get('start') or {}).get('name', ''), commit=str(env['commit'])[:10] + '+changed' * bool(env['changed']),
                           device=env['device'], overrides=json.dumps(r['overrides'], sort_keys=True), setup=_setup(r), folder=str(Path(file).parent))
