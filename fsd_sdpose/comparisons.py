@@ -30,7 +30,7 @@ def contrast(
     drawn: dict | None = None,  # seed -> (R,) the method's metric in R draws of the pictures, `draw_metric`
     reference_drawn: dict | None = None,  # seed -> (R,) the reference's, in the same draws
     images: int = 0,  # how many pictures the draws are from
-    margin: float = .3,  # a gain smaller than this does not matter, points
+    margin: float = .3,  # a gain smaller than this does not matter, points; NaN: there is no such margin
     level: float = .95,  # confidence of the interval
 ) -> dict:  # difference, low, high, p (of no difference), p_margin (of a gain of `margin` or more), seeds, images
     "Mean difference over seeds, @eq-crossed; over seeds alone without draws; raises `ValueError` where the seeds differ."
@@ -50,7 +50,7 @@ def contrast(
         out['images'] = images
     total = sum(v for v, _ in parts)
     if total == 0:  # the same predictions everywhere
-        return out | dict(low=mean, high=mean, p=float(mean == 0), p_margin=float(mean >= margin))
+        return out | dict(low=mean, high=mean, p=float(mean == 0), p_margin=margin if math.isnan(margin) else float(mean >= margin))
     freedom, se = total**2 / sum(v**2 / df for v, df in parts), math.sqrt(total)
     half = stats.t.ppf((1 + level) / 2, freedom) * se
     return out | dict(low=mean - half, high=mean + half, p=float(2 * stats.t.sf(abs(mean) / se, freedom)),

@@ -655,7 +655,7 @@ def expectation(
 ) -> str:  # one sentence of Markdown
     "What the guide expects of a method, labelled as such."
     guide = expected_table()
-    if method not in guide.index: return "A control: the guide expects nothing of it."
+    if method not in guide.index: return "Not in the guide."
     e, b = guide.loc[method], guide.loc['baseline']
     text = f"Expected (guide, COCO with the paper's schedule; never measured): {_expected(e)} AP, {e.expected_AP_crowd:.1f} AP (crowd)"
     if method != 'baseline': text += f", that is {e.expected_AP - b.expected_AP:+.1f} and {e.expected_AP_crowd - b.expected_AP_crowd:+.1f} over the baseline"
@@ -718,7 +718,8 @@ def run_contrast(
             if any(x is None for x, _ in found.values()): break
             drawn[len(drawn)], images = {s: x for s, (x, _) in found.items()}, found[seeds[0]][1]
     both = drawn.values() if len(drawn) == 2 else (None, None)
-    return contrast(a[metric].to_dict(), b[metric].to_dict(), *both, images=images, margin=MARGIN)
+    margin = MARGIN if metric.startswith(('AP', 'OKS')) else np.nan  # a share or a distance has no such margin
+    return contrast(a[metric].to_dict(), b[metric].to_dict(), *both, images=images, margin=margin)
 
 def paired_gain(
     runs: pd.DataFrame,  # from `gather`
@@ -737,7 +738,9 @@ def contrasts(
     metric: str = 'AP',  # column of `runs`
 ) -> pd.DataFrame:  # method, reference, and what `judge` says of the pair; pairs without a common seed are left out
     "Differences of methods, corrected for their number, with a verdict each."
-    pairs = [(m, 'baseline') for m in dict.fromkeys(runs.method) if m != 'baseline'] if pairs is None else pairs
+    here = set(runs.method)
+    order = [*(m for m in METHODS if m in here), *sorted(here - set(METHODS))]
+    pairs = [(m, 'baseline') for m in order if m != 'baseline'] if pairs is None else pairs
     rows = [(m, r, run_contrast(runs[runs.method == m], runs[runs.method == r], metric)) for m, r in pairs]
     rows = [dict(method=m, reference=r) | c for m, r, c in rows if c]
     return judge(rows, MARGIN) if rows else pd.DataFrame(columns=['method', 'reference', 'difference', 'verdict'])
@@ -800,7 +803,11 @@ def sentence(
     if c['seeds'] == 1: return f"{start} at one seed; one seed supports no statement."
     basis = f"{c['seeds']} seeds" + (f" and {c['images']} pictures" if c['images'] else ' alone, without the pictures')
     return (f"{start}, 95% interval {_signed(c['low'], digits)} to {_signed(c['high'], digits)} over {basis}, "
-            f"adjusted p {max(c['p_holm'], .001):.2g}: {c['verdict']}.")
+            f"adjusted p {_p_value(c['p_holm'])}: {c['verdict'] if metric.startswith(('AP', 'OKS')) else _NEUTRAL[c['verdict']]}.")
+
+_NEUTRAL = dict(gain='higher', loss='lower', undecided='no difference shown')  # of what is neither good nor bad in itself
+
+def _p_value(p): return 'below 0.001' if p < .001 else f'{p:.2g}'
 
 def verdict(
     runs: pd.DataFrame,  # from `gather`

@@ -28,8 +28,8 @@ import seaborn as sns
 import torch
 from IPython.display import Markdown
 
+from fsd_sdpose.comparisons import contrast, holm
 from fsd_sdpose.data import PoseDataset, write_json
-from fsd_sdpose.evaluation import paired_seeds
 from fsd_sdpose.experiments import METHODS, STUDIES, check_parameters, environment, load_run, load_start, repository_results, resolve, run_experiment
 from fsd_sdpose.figures import method_colours, use_style
 from fsd_sdpose.models import sdpose
@@ -104,7 +104,7 @@ shown = record or (json.loads(file.read_text()) if file.exists() else None)
 def gain_of(table, method):
     "Gain over the baseline of the same seed with its 95% interval over seeds; the table has one AP per method and seed."
     ap = table.pivot(index='seed', columns='method', values='AP')
-    return paired_seeds(ap[method].to_dict(), ap['baseline'].to_dict())
+    return contrast(ap[method].to_dict(), ap['baseline'].to_dict())
 
 
 # %%
@@ -142,18 +142,18 @@ def growth(table, factor, method):
     rise = (ends[LEVELS[-1]] - ends[LEVELS[0]]).rename('AP').reset_index()
     return gain_of(rise, method)
 
-def change(factor, method):
-    "That in words."
-    g = growth(table, factor, method)
-    verdict = 'grows' if g['low'] > 0 else 'shrinks' if g['high'] < 0 else 'no change found'
+def change(factor, method, g, adjusted):
+    "That in words; the p-value is corrected for all lines."
+    verdict = 'no change shown' if not adjusted < .05 else 'grows' if g['difference'] > 0 else 'shrinks'
     return (f"- {factor}, {method}: the gain over the baseline changes by {g['difference']:+.2f} AP, 95% interval {g['low']:+.2f} to {g['high']:+.2f} "
-            f"over {g['seeds']} seeds: {verdict}")
+            f"over {g['seeds']} seeds, adjusted p {adjusted:.2g}: {verdict}")
 
-def conditions(r, intervals):
-    "Where the numbers are from, and what chance would do."
+def conditions(r):
+    "Where the numbers are from, and what the intervals leave out."
     env = r['environment']
     return (f"Measured: demo, {r['pictures']} pictures per set, {r['seeds']} seeds, flip test {config.flip_test}, {env['device']}, commit {env['commit'][:10]}, {r['seconds']} s. "
-            f"Of {intervals} intervals of 95%, chance alone would leave zero out of about {.05 * intervals:.1f}.")
+            "Intervals cover the seeds alone: the record holds no predictions, so the pictures would widen them.")
 
-lines = [change(f, m) for f in FACTORS for m in order[1:]] if shown else []
-Markdown('\n'.join(lines) + '\n\n' + conditions(shown, len(lines)) if shown else 'No record yet: `make clutter`.')
+asked = [(f, m, growth(table, f, m)) for f in FACTORS for m in order[1:]] if shown else []
+lines = [change(f, m, g, p) for (f, m, g), p in zip(asked, holm([g['p'] for *_, g in asked]), strict=True)]
+Markdown('\n'.join(lines) + '\n\n' + conditions(shown) if shown else 'No record yet: `make clutter`.')

@@ -100,4 +100,4 @@ Markdown(to_markdown(table[table.method.isin(['baseline', 'dynamic'])]))
 # %%
 runs = gather('demo', repository_results())
 for metric in ('AP', 'AP_crowd'): print(verdict(runs, 'dynamic', metric))
-print(verdict(runs, 'dynamic', reference='fsd_shuffled'), 'That control has the same weights in the wrong places.')
+print(verdict(runs, 'dynamic', reference='fsd_shuffled'), 'That control shuffles the weights anew at every step.')
