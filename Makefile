@@ -29,7 +29,7 @@ export PYTHONWARNINGS ?= ignore::FutureWarning
 WORKFLOW = $(BIN)/python -m snakemake --snakefile workflow/Snakefile --profile workflow/profiles/$(PROFILE)
 OR_LOCKED = || { if [ -n "$$(ls .snakemake/locks 2>/dev/null)" ]; then echo "another call is running here, or one was killed: wait for it, or 'make unlock'" >&2; fi; exit 1; }
 
-PAPERMILL = $(BIN)/papermill --log-output --no-progress-bar
+PAPERMILL = $(BIN)/papermill --log-output --no-progress-bar --start-timeout 900
 
 .PHONY: demo grid start clutter benchmarks unlock test pair docs screenshots notebooks clean
 demo: $(READY)  ## six methods on synthetic people, table and figures (_runs/demo); METHODS="baseline fsd" SEEDS="0 1" for others

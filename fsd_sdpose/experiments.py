@@ -374,7 +374,7 @@ def load_start(
 # %% ../nbs/11_experiments.ipynb #1373fae4
 def git_state() -> dict:  # commit and whether the tree had changes
     "The commit of the code that runs, where it runs from a git checkout."
-    def git(*args): return subprocess.run(['git', *args], cwd=Path(fsd_sdpose.__file__).parent, capture_output=True, text=True, timeout=20)
+    def git(*args): return subprocess.run(['git', *args], cwd=Path(fsd_sdpose.__file__).parent, capture_output=True, text=True, timeout=600)
     try:
         if git('ls-files', '--error-unmatch', '__init__.py').returncode: raise OSError  # installed, perhaps inside somebody else's checkout
         head, status = git('rev-parse', 'HEAD'), git('status', '--porcelain', '--untracked-files=no', '--', '*.py')

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from conftest import LIMIT
 from typer.testing import CliRunner
 
 from fsd_sdpose.cli import app
@@ -28,7 +29,7 @@ def test_entry_point_is_there_and_prints_no_traceback(tmp_path):
     module, function = target.split(":")
     assert name == "fsd-sdpose" and callable(getattr(import_module(module), function))
     done = subprocess.run([sys.executable, "-c", f"from {module} import {function}; {function}()", "train", "demo", "fsd_stong"], cwd=tmp_path,
-                          env=os.environ | dict(PYTHONPATH=str(ROOT)), capture_output=True, text=True)
+                          env=os.environ | dict(PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=LIMIT)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "fsd-sdpose: unknown method 'fsd_stong'; did you mean 'fsd_strong'?\n"
     assert not os.listdir(tmp_path)

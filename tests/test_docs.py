@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+from conftest import LIMIT
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "docs"))
@@ -281,7 +282,7 @@ def test_citation_keys_are_unique_and_complete():
 def build(root, *options):
     command = [sys.executable, "-m", "sphinx", "-c", str(ROOT / "docs"), "-q", "-E", "-W", "--keep-going", "-b", "html",
                "-D", "nbdev_library=toy", *options, "-d", str(root / "doctrees"), str(root / "nbs"), str(root / "html")]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
 
 
 def test_site(tmp_path):

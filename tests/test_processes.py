@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import LIMIT
 
 from fsd_sdpose.evaluation import read_ground_truth
 from fsd_sdpose.synthetic import make_dataset
@@ -36,7 +37,7 @@ def launch(folder, processes, name, **settings):
     out = folder / f"{name}-{processes}.json"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else [sys.executable]
     env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")} | dict(OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
-    done = subprocess.run([*command, str(ROOT / "tests/two_processes.py"), str(folder), str(out), json.dumps(settings)], capture_output=True, text=True, env=env, timeout=500)
+    done = subprocess.run([*command, str(ROOT / "tests/two_processes.py"), str(folder), str(out), json.dumps(settings)], capture_output=True, text=True, env=env, timeout=LIMIT)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(out.read_text()), out
 
@@ -71,7 +72,7 @@ def test_the_program_under_torchrun(tmp_path):
     env = os.environ | dict(OMP_NUM_THREADS="1", FSD_CACHE=str(tmp_path / "cache"))
     records = []
     for name, launcher in (("two", torchrun), ("one", [])):  # the first makes the data, both processes at once
-        done = subprocess.run([*launcher, *program, str(tmp_path / name)], capture_output=True, text=True, env=env, cwd=tmp_path, timeout=500)
+        done = subprocess.run([*launcher, *program, str(tmp_path / name)], capture_output=True, text=True, env=env, cwd=tmp_path, timeout=LIMIT)
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.count("before training") == 1 and "Warning" not in done.stderr
         records.append(json.loads((tmp_path / name / "record.json").read_text()))

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from conftest import LIMIT
 
 ROOT = Path(__file__).resolve().parent.parent
 HTML = Path(os.environ.get("FSD_SITE") or ROOT / "_docs/html").resolve()
@@ -204,8 +205,10 @@ def browser():
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e '.[dev]')")
     if not CHROMIUM: pytest.skip("no Chromium on this machine: install chromium, or name one by CHROMIUM=/path/to/it")
     with api.sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
-        yield chromium.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"], timeout=1000 * LIMIT)
+        context = chromium.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
+        context.set_default_timeout(1000 * LIMIT)
+        yield context
         chromium.close()
 
 

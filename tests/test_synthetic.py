@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import LIMIT
 from pycocotools.coco import COCO as CocoFile
 
 from fsd_sdpose import evaluation
@@ -240,8 +241,9 @@ def test_a_killed_build_leaves_no_target(tmp_path):
     code = f"from fsd_sdpose.synthetic import make_dataset; make_dataset({str(tmp_path / 'd')!r}, 100000)"
     child = subprocess.Popen([sys.executable, '-c', code], cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL)
     try:
-        for _ in range(600):
+        for _ in range(20 * LIMIT):
             if list(tmp_path.glob('.d-unfinished-*/new/images/*.jpg')): break
+            assert child.poll() is None, 'the build ended before it made a picture'
             time.sleep(.05)
         else: pytest.fail('the build did not start')
     finally:
@@ -260,22 +262,7 @@ def test_a_failure_cleans_up(tmp_path, monkeypatch):
 def test_two_processes_at_once(tmp_path):
     with multiprocessing.get_context('spawn').Pool(2) as pool:
         files = [pool.apply_async(make_dataset, (tmp_path / 'd', 20), SMALL) for _ in range(2)]
-        files = [f.get(timeout=120) for f in files]
+        files = [f.get(timeout=LIMIT) for f in files]
     assert files[0] == files[1]
     assert len(json.loads(files[0].read_text())['images']) == 20
     assert [p.name for p in tmp_path.iterdir()] == ['d']
-
-
-def test_speed():
-    "Half the notebook's bar of 150 pictures per second, so that a busy machine passes; drawn, annotated and coded as there."
-    scene, best, threads = Scene(size=(256, 192), people=1), float('inf'), cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    for _ in range(3):
-        start = time.process_time()
-        for i in range(40):
-            image, people = make_picture(scene, 5, i)
-            for p in people: annotate(p)
-            cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 92])
-        best = min(best, time.process_time() - start)
-    cv2.setNumThreads(threads)
-    assert 40 / best > 75

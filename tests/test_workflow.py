@@ -6,10 +6,12 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from conftest import LIMIT
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = dict(epochs=1, train_images=24, val_images=8, start="", flip_test=False, scene=dict(size=[128, 96], people=1))
@@ -29,7 +31,7 @@ def call(folder, *targets, dry=False, env=None, **config):
 def workflow(*args, **config):
     "What a call of the workflow printed, and its exit code."
     command, how = call(*args, **config)
-    done = subprocess.run(command, **how)
+    done = subprocess.run(command, timeout=LIMIT, **how)
     return done.stdout, done.returncode
 
 
@@ -72,8 +74,9 @@ def kill_run(process, name):
         except psutil.Error:
             continue
         if "-m papermill" in line and f"/{name}.ipynb" in line and "bash" not in p.name():
-            for q in [p, *p.children(recursive=True)]:
-                q.kill()
+            with suppress(psutil.NoSuchProcess):  # whatever ends by itself meanwhile
+                for q in [p, *p.children(recursive=True)]:
+                    q.kill()
             return True
     return False
 
@@ -86,7 +89,7 @@ def test_runs_are_made_once_and_repeated_where_they_died(tmp_path):
     with subprocess.Popen(command, **how) as process:
         while process.poll() is None and not kill_run(process, "fsd-seed0"):
             time.sleep(.2)
-        text = process.communicate()[0]
+        text = process.communicate(timeout=LIMIT)[0]
     assert process.returncode != 0 and "FAILED fsd-seed0" in text and "finished baseline-seed0" in text, text
     assert record["baseline"].exists() and not record["fsd"].exists()
 

@@ -16,7 +16,7 @@ def run(path: Path) -> None:
     "Execute one notebook in its own folder; a failing cell raises and the file stays as it was."
     nb = nbformat.read(path, as_version=4)
     cells, nb.cells = nb.cells, [c for c in nb.cells if "nbdev_export(" not in c.source]  # exporting is nbdev's own step
-    NotebookClient(nb, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    NotebookClient(nb, timeout=3600, startup_timeout=900, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
     nb.cells = cells
     temporary = path.with_name("." + path.name)
     nbformat.write(nb, temporary)

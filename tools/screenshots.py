@@ -16,6 +16,7 @@ from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 HTML, OUT = ROOT / "_docs/html", ROOT / "_docs/screenshots"
+LIMIT = 900_000  # ms that a browser may take: the machine may be busy
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -37,9 +38,10 @@ def main(names):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=HTML))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"], timeout=LIMIT)
         for width, theme in ((1280, "light"), (1280, "dark"), (390, "light")):
             page = browser.new_page(viewport={"width": width, "height": 1000}, reduced_motion="reduce")
+            page.set_default_timeout(LIMIT)
             for name in wanted:
                 page.goto(f"http://127.0.0.1:{server.server_port}/{name}.html")
                 page.evaluate("theme => { document.body.dataset.theme = theme; for (const i of document.images) i.loading = 'eager' }", theme)

@@ -1,0 +1,175 @@
+"""Nothing is skipped unseen where FSD_STRICT=1: neither tests nor parts of notebooks.
+
+Also the browser that `.ci/run` installs, on a machine made up for the purpose.
+"""
+import json
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import LIMIT
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb")
+                   if not any(q[0] in "_." for q in p.relative_to(ROOT).parts))
+CHECK = runpy.run_path(str(ROOT / "tools/check.py"))
+
+
+def pytest_on(folder, strict, *options):
+    "Output and exit code of the tests in a folder, under the conftest of the repository."
+    shutil.copy(ROOT / "tests/conftest.py", folder)
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("FSD_STRICT", "PYTEST_"))}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", folder]
+    done = subprocess.run([*map(str, command), *options, str(folder)], cwd=folder, timeout=LIMIT,
+                          env=env | (dict(FSD_STRICT="1") if strict else {}),
+                          capture_output=True, text=True)
+    return done.stdout + done.stderr, done.returncode
+
+
+INSIDE = """
+import pytest
+@pytest.fixture
+def lamp(): pytest.skip("no lamp here")
+def test_fine(): pass
+def test_by_call(): pytest.skip("no moon tonight")
+def test_by_fixture(lamp): pass
+def test_by_import(): pytest.importorskip("a_package_of_nobody")
+@pytest.mark.skipif(True, reason="not on a Sunday")
+def test_by_mark(): pass
+@pytest.mark.parametrize("x", [])
+def test_of_nothing(x): pass
+@pytest.mark.xfail(reason="known", strict=True)
+def test_known_to_fail(): assert False
+"""
+SKIPPED = {"test_by_call": "no moon tonight", "test_by_fixture": "no lamp here",
+           "test_by_import": "a_package_of_nobody", "test_by_mark": "not on a Sunday",
+           "test_of_nothing": "empty parameter set"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["alone", "two at a time"])
+def test_a_skip_is_a_failure_where_it_is_asked_for(tmp_path, options):
+    (tmp_path / "test_inside.py").write_text(INSIDE)
+    text, code = pytest_on(tmp_path, False, *options)
+    assert code == 0 and "1 passed, 5 skipped, 1 xfailed" in text, text
+    text, code = pytest_on(tmp_path, True, *options)
+    assert code == 1 and "2 failed, 1 passed, 1 xfailed, 3 errors" in text, text
+    assert text.count("FSD_STRICT is set") == len(SKIPPED), text
+    for name, reason in SKIPPED.items():
+        assert re.search(f"test_inside.py::{name}.* was skipped: .*{reason}", text), text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["alone", "two at a time"])
+def test_so_is_a_module_that_skips_itself(tmp_path, options):
+    (tmp_path / "test_fine.py").write_text("def test_fine(): pass\n")
+    whole = "import pytest\npytest.skip('nobody at home', allow_module_level=True)\n"
+    (tmp_path / "test_whole.py").write_text(whole)
+    text, code = pytest_on(tmp_path, False, *options)
+    assert code == 0 and "1 passed, 1 skipped" in text, text
+    text, code = pytest_on(tmp_path, True, *options)
+    assert code != 0, text
+    assert "test_whole.py was skipped: nobody at home\nFSD_STRICT is set" in text, text
+
+
+def code_of(notebook):
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+
+
+def test_notebooks_are_not_shortened_unseen(tmp_path, monkeypatch):
+    "The step that runs them names all that is missing, where FSD_STRICT is set."
+    for variable in CHECK["OPTIONAL"]:
+        monkeypatch.setenv(variable, str(tmp_path))
+    missing = CHECK["lacking"]()
+    assert missing == [f"{v}/{f}" for v, files in CHECK["OPTIONAL"].items() for f in files]
+    for variable, files in CHECK["OPTIONAL"].items():
+        monkeypatch.delenv(variable)
+        for f in files:
+            (tmp_path / f).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / f).touch()
+    assert CHECK["lacking"]() == missing  # there, but nobody says where
+    monkeypatch.setenv("FSD_STRICT", "1")
+    named = "FSD_STRICT is set.* FSD_DATA/lspet/.* FSD_REFERENCE/parity"
+    with pytest.raises(SystemExit, match=named):
+        CHECK["notebooks"]()
+    for variable in CHECK["OPTIONAL"]:
+        monkeypatch.setenv(variable, str(tmp_path))
+    assert not CHECK["lacking"]()
+
+
+def test_the_list_of_what_notebooks_use_is_complete():
+    "Packages, folders of data and variables that notebooks ask for are those of tools/check.py."
+    code = "\n".join(map(code_of, NOTEBOOKS))
+    named = {p for files in CHECK["OPTIONAL"].values() for f in files for p in (f, f.split("/")[0])}
+    assert set(re.findall(r"find_spec\('(\w+)'\)", code)) == set(CHECK["PACKAGES"])
+    folders = set(re.findall(r"'(\w+_sample|lspet|parity)\b", code))
+    assert {"coco_sample", "parity"} < folders <= named
+    variables = set(re.findall(r"environ(?:\.get)?[(\[]'(FSD_\w+)'", code))
+    assert variables - {"FSD_CACHE", "FSD_COMMIT"} == set(CHECK["OPTIONAL"])
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """A machine with next to nothing on it, whose `make` says how it was called.
+
+    `machine(apt)` runs .ci/run there; `apt` is what its apt-get does.
+    """
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("bash", "env", "dirname", "id", "mktemp", "rm", "tail", "chmod"):
+        (programs / name).symlink_to(shutil.which(name))
+    (tmp_path / "repository/.ci").mkdir(parents=True)
+    shutil.copy(ROOT / ".ci/run", tmp_path / "repository/.ci/run")
+
+    def program(name, text):
+        (programs / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (programs / name).chmod(0o755)
+
+    def call(apt):
+        said = "make $* strict=$FSD_STRICT ${FSD_DATA:-none} ${FSD_REFERENCE:-none}"
+        program("make", f'echo "{said}"')
+        program("apt-get", apt)
+        program("sudo", 'shift; exec "$@"')
+        log = tmp_path / "log"
+        log.touch()
+        env = dict(PATH=programs, TMPDIR=tmp_path, BIN=programs, LOG=log)
+        done = subprocess.run([str(programs / "bash"), str(tmp_path / "repository/.ci/run")],
+                              env={k: str(v) for k, v in env.items()}, timeout=LIMIT,
+                              capture_output=True, text=True)
+        return done, log.read_text().splitlines()
+    return call
+
+
+INSTALLS = """
+echo "$*" >>"$LOG"; echo noise
+if [ "${@: -1}" = chromium ]; then echo >"$BIN/chromium"; chmod +x "$BIN/chromium"; fi
+"""
+
+
+def test_ci_installs_a_browser_once_and_is_strict(machine, tmp_path):
+    done, calls = machine(INSTALLS)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [c.split()[-1] for c in calls] == ["update", "chromium"]
+    lines = ["installing Debian's package chromium", "make test strict=1 none none"]
+    assert done.stdout.splitlines() == lines
+    for name in ("data", "parity"):
+        (tmp_path / "shared" / name).mkdir(parents=True)
+    done, again = machine(INSTALLS)
+    shared = tmp_path / "shared"
+    assert again == calls and done.stdout == f"make test strict=1 {shared}/data {shared}\n"
+
+
+@pytest.mark.parametrize("apt", ['echo "E: no network"; exit 100', "exit 0"],
+                         ids=["fails", "installs nothing"])
+def test_ci_says_so_where_it_cannot(machine, apt):
+    done, _ = machine(apt)
+    assert done.returncode == 1 and "make test" not in done.stdout
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("no Chromium, and apt-get could not install one: ")
+    assert "CHROMIUM=" in last
