@@ -1,7 +1,6 @@
 # Two commands are enough: `make demo` and `make test`. Each sets up .venv from requirements.lock on first use.
 # Plain `make` lists the targets and does nothing else.
 SHELL := /bin/bash
-.DEFAULT_GOAL := help
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
