@@ -48,7 +48,7 @@ grid: $(READY)  ## runs into results/: make grid STUDY=demo SEEDS="0 1 2" METHOD
 
 start: $(READY)  ## train the demo's warm start again and replace the weights in the package
 	@mkdir -p _runs/notebooks
-	@set -o pipefail; $(PAPERMILL) nbs/experiments/warm_start.ipynb _runs/notebooks/warm_start.ipynb -p full True -r out $(RESULTS)/demo_start/runs/heatmaps-seed0 \
+	@set -o pipefail; $(PAPERMILL) nbs/experiments/warm_start.ipynb _runs/notebooks/warm_start.ipynb -p full True -r out $(RESULTS)/demo_start/runs/no_distillation-seed0 \
 	  2>&1 | $(BIN)/python tools/plain_log.py
 
 clutter: $(READY)  ## train five methods of the demo, three seeds, and evaluate them against clutter and crowding, into results/demo

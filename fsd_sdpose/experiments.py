@@ -9,8 +9,9 @@ __all__ = ['METHODS', 'CONTROLS', 'PAPER_EPOCHS', 'STUDIES', 'SCENES', 'PRESETS'
            'write_start', 'load_start', 'git_state', 'device_name', 'environment', 'peak_memory_mb', 'sha256',
            'weights_digest', 'write_run', 'MaskWatch', 'plain_values', 'own_folder', 'run_experiment', 'study_sets',
            'load_run', 'read_record', 'gather', 'gather_history', 'repository_results', 'expected_table', 'expectation',
-           'run_summary', 'paired_difference', 'paired_gain', 'ap_table', 'verdict', 'conditions', 'gather_sweep',
-           'sweep_gain', 'sweep_table', 'sweep_verdict', 'image_interval', 'to_markdown', 'write_table']
+           'run_summary', 'run_draws', 'run_contrast', 'paired_gain', 'contrasts', 'ap_table', 'sentence', 'verdict',
+           'conditions', 'gather_sweep', 'sweep_contrasts', 'sweep_table', 'sweep_verdict', 'other_people',
+           'to_markdown', 'write_table']
 
 # %% ../nbs/11_experiments.ipynb #8e9d9c96
 import hashlib
@@ -25,6 +26,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -34,13 +36,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import fsd_sdpose
+from .comparisons import MARGIN, contrast, draw_metric, judge
 from .data import Augmentation, PoseDataset, read_json, to_input, write_json
-from .evaluation import coco_evaluator, image_matches, paired_seeds, read_ground_truth, read_results, weighted_ap
+from .evaluation import read_ground_truth, set_size
 from .losses import AdaptiveForegroundDistilLoss, ForegroundTokenDistilLoss, relative_weights
 from .masks import foreground_mask, token_weights
 from .models import VARIANTS, SDPose, sdpose
 from .probes import probe
-from .skeletons import skeleton_for
 from .synthetic import GENERATOR, make_dataset
 from fsd_sdpose.training import (
     CHECKPOINTS,
@@ -70,11 +72,11 @@ METHODS = dict(
     adaptive=_method(_TOKEN, _ADAPTIVE),
     dynamic=_method(_DYNAMIC),
     fsd_adaptive=_method(_FSD, _ADAPTIVE),
-    heatmaps=_method(_TOKEN | dict(loss_weight=0.), _TOKEN | dict(loss_weight=0.)),
+    no_distillation=_method(_TOKEN | dict(loss_weight=0.), _TOKEN | dict(loss_weight=0.)),
     token_detached=_method(_TOKEN | dict(detach_teacher=True)),
     fsd_detached=_method(_FSD | dict(detach_teacher=True)),
     fsd_shuffled=_method(_FSD | dict(shuffle=True)))
-CONTROLS = ('heatmaps', 'fsd_shuffled', 'token_detached', 'fsd_detached')  # the others are the rows of the guide's table
+CONTROLS = ('no_distillation', 'fsd_shuffled', 'token_detached', 'fsd_detached')  # the others are the rows of the guide's table
 
 # %% ../nbs/11_experiments.ipynb #0204c580
 PAPER_EPOCHS = 300  # schedule that the guide's epochs refer to
@@ -386,7 +388,8 @@ def device_name(
     if torch.device(device).type == 'cuda': return torch.cuda.get_device_name(device)
     try: model = next(o.split(':')[1].strip() for o in open('/proc/cpuinfo') if o.startswith('model name'))
     except (OSError, StopIteration): model = platform.processor() or platform.machine()
-    return f'{model}, {torch.get_num_threads()} threads'
+    threads = torch.get_num_threads()
+    return f"{model}, {threads} thread{'s' * (threads > 1)}"
 
 # %% ../nbs/11_experiments.ipynb #2cd3d645
 def environment(
@@ -441,6 +444,12 @@ def _describe(ds, file):
     "What a record says of a dataset."
     return dict(file=Path(file).name, sha256=sha256(file), people=len(ds), keypoints=ds.skeleton.num_keypoints, boxes=ds.boxes, skipped=len(ds.skipped),
                 left_out=dict(ds.filtered), unreadable_images=len(ds.lost))
+
+def _counted(ds, file):
+    "Images and people that the evaluation counts, all and crowded."
+    return set_size(read_ground_truth(file, ds.skip_bad, ds.lost))
+
+_DEEPEST = ('AP', 'AP50', 'AP75', 'AR', 'AP_crowd', 'OKS')  # what a record keeps of the deepest cycle, the teacher
 
 # %% ../nbs/11_experiments.ipynb #cae773b5
 class MaskWatch:
@@ -527,15 +536,20 @@ def run_experiment(
         begin = load_start(model, s.start) if s.start else None
         model.to(device)
         record = dict(study=study, method=method, seed=seed, overrides=overrides, about=s.about, config=asdict(config),
-                      data=dict(train=_describe(train, files['train'][0]), val=_describe(val, files['val'][0]), boxes=val.boxes, scene=s.scene, augment=s.augment),
+                      data=dict(train=_describe(train, files['train'][0]),
+                                val=_describe(val, files['val'][0]) | dict(counted=_counted(val, files['val'][0])),
+                                boxes=val.boxes, scene=s.scene, augment=s.augment),
                       parameters=sum(p.numel() for p in model.parameters() if p.requires_grad), start=begin, initial_weights=weights_digest(model),
                       environment=environment(device), untrained=validate(model, val, config, device))
         if team.main: (out / 'record.json').unlink(missing_ok=True)  # what lies there from now on belongs to this run
         losses, masks = build_losses(config), MaskWatch(val, watch) if watch else None
+        record['parameters'] += sum(p.numel() for loss in losses.values() for p in loss.parameters())  # 17 of Adaptive
         history = fit(model, train, val, config, show, losses, out / 'results.json', checkpoints=out if keep_weights or config.save_every else None,
                       resume=resume, after_epoch=masks)
         record['probes'] = probe(model, val, losses, device=device)
-    record |= dict(metrics={k: float(history.iloc[-1][k]) for k in record['untrained']}, keypoint_weights=_learned_weights(losses, val.skeleton),
+        deepest = validate(model, val, config, device, cycle=-1)
+    record |= dict(metrics={k: float(history.iloc[-1][k]) for k in record['untrained']},
+                   deepest_cycle={k: deepest[k] for k in _DEEPEST}, keypoint_weights=_learned_weights(losses, val.skeleton),
                    started=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(start)), seconds=round(time.time() - start, 1), peak_memory_mb=round(peak_memory_mb(device)))
     record['processes'] = team.count
     if not team.main: return record
@@ -590,6 +604,9 @@ def read_record(
         train, val, env = r['data']['train'], r['data']['val'], r['environment']
         row = {k: r[k] for k in ('study', 'method', 'seed', 'about', 'parameters', 'initial_weights', 'seconds', 'peak_memory_mb')} | r['metrics']
         row |= {f'probe_{k}': v for k, v in (r.get('probes') or {}).items()} | {k: r['config'][k] for k in ('variant', 'epochs', 'flip_test', 'precision')}
+        counted = val.get('counted') or {}  # records made before 25 November 2026 do not say
+        row |= {f'val_{k}': counted.get(k) for k in ('images', 'crowd_images', 'crowd_people')}
+        row |= {f'deepest_{k}': v for k, v in (r.get('deepest_cycle') or {}).items()}
         return row | dict(boxes=r['data']['boxes'], train_people=train['people'], val_people=val['people'], data=train['sha256'] + val['sha256'], skipped=val.get('skipped', 0),
                           untrained_AP=r['untrained']['AP'], start=(r.get('start') or {}).get('name', ''), commit=str(env['commit'])[:10] + '+changed' * bool(env['changed']),
                           device=env['device'], overrides=json.dumps(r['overrides'], sort_keys=True), setup=_setup(r), folder=str(Path(file).parent))
@@ -655,11 +672,36 @@ def run_summary(
             f"{record['config']['epochs']} epochs, seed {record['seed']}")
 
 # %% ../nbs/11_experiments.ipynb #428f7e0c
-def paired_difference(
+@lru_cache(maxsize=32)
+def _validation_file(study, overrides, digest):
+    "Annotation file of a run's validation set and its number of pictures; None where it is not at hand or is another one."
+    kept = {k: v for k, v in json.loads(overrides).items() if not k.startswith('loss_')}
+    try:
+        s = resolve(study, 'baseline', 0, kept)[0]
+        file = study_files(s, scratch=cache_folder(), splits=('val',))['val'][0]
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+    return (file, len(read_json(file)['images'])) if sha256(file) == digest else None
+
+@lru_cache(maxsize=1024)
+def _drawn(results, modified, truth, metric): return draw_metric(results, truth, metric)
+
+def run_draws(
+    row,  # of `gather`, or of `gather_sweep`
+    metric: str = 'AP',  # see `draw_metric`
+) -> tuple:  # the metric in draws of the pictures, and their number; (None, 0) where there are no predictions
+    "A run's metric on drawn pictures, from the predictions beside its record."
+    file = Path(row['folder'], 'results.json')
+    if not (metric.startswith('OKS') or metric in ('AP', 'AP_crowd')) or not file.exists() or row['skipped']: return None, 0
+    found = _validation_file(row['study'], row['overrides'], row['data'][16:])
+    return (_drawn(file, file.stat().st_mtime_ns, found[0], metric), found[1]) if found else (None, 0)
+
+# %% ../nbs/11_experiments.ipynb #5ad71c02
+def run_contrast(
     runs: pd.DataFrame,  # rows of `gather`, one per seed
     reference: pd.DataFrame,  # rows they are compared with
     metric: str = 'AP',  # column of both
-) -> tuple[float, float, int]:  # mean difference, half width of its 95% interval (NaN for one seed), number of seeds
+) -> dict | None:  # of `contrast`; None where no seed is in both or nobody was scored
     "Difference over the seeds that both have; raises `ValueError` where the runs are not comparable."
     a, b = runs.set_index('seed'), reference.set_index('seed')
     if a.index.has_duplicates or b.index.has_duplicates: raise ValueError(f"two records of {a.method.iloc[0]} or {b.method.iloc[0]} have the same seed")
@@ -667,10 +709,16 @@ def paired_difference(
     for s in seeds:
         differ = [k for k in ('initial_weights', 'setup', 'data', 'boxes') if a.at[s, k] != b.at[s, k]]
         if differ: raise ValueError(f"seed {s}: {a.at[s, 'method']} and {b.at[s, 'method']} differ in {', '.join(differ)} and cannot be compared")
-    a, b = a.loc[seeds, metric], b.loc[seeds, metric]
-    if not seeds or a.isna().any() or b.isna().any(): return np.nan, np.nan, 0
-    gain = paired_seeds(a.to_dict(), b.to_dict())
-    return gain['difference'], gain['high'] - gain['difference'], gain['seeds']
+    a, b = a.loc[seeds], b.loc[seeds]
+    if not seeds or a[metric].isna().any() or b[metric].isna().any(): return None
+    drawn, images = {}, 0
+    if len(seeds) > 1 and 'folder' in a:
+        for side in (a, b):
+            found = {s: run_draws(side.loc[s], metric) for s in seeds}
+            if any(x is None for x, _ in found.values()): break
+            drawn[len(drawn)], images = {s: x for s, (x, _) in found.items()}, found[seeds[0]][1]
+    both = drawn.values() if len(drawn) == 2 else (None, None)
+    return contrast(a[metric].to_dict(), b[metric].to_dict(), *both, images=images, margin=MARGIN)
 
 def paired_gain(
     runs: pd.DataFrame,  # from `gather`
@@ -678,8 +726,22 @@ def paired_gain(
     metric: str = 'AP',  # column of `runs`
     reference: str = 'baseline',  # the method it is compared with
 ) -> tuple[float, float, int]:  # mean difference, half width of its 95% interval (NaN for one seed), number of seeds
-    "Difference to another method over the seeds that both have, as `paired_difference`."
-    return paired_difference(runs[runs.method == method], runs[runs.method == reference], metric)
+    "Difference to another method over the seeds that both have, as `run_contrast`."
+    return _half(run_contrast(runs[runs.method == method], runs[runs.method == reference], metric))
+
+def _half(c): return (c['difference'], c['high'] - c['difference'], c['seeds']) if c else (np.nan, np.nan, 0)
+
+def contrasts(
+    runs: pd.DataFrame,  # from `gather`
+    pairs=None,  # (method, reference) each; None: every other method against the baseline
+    metric: str = 'AP',  # column of `runs`
+) -> pd.DataFrame:  # method, reference, and what `judge` says of the pair; pairs without a common seed are left out
+    "Differences of methods, corrected for their number, with a verdict each."
+    pairs = [(m, 'baseline') for m in dict.fromkeys(runs.method) if m != 'baseline'] if pairs is None else pairs
+    rows = [(m, r, run_contrast(runs[runs.method == m], runs[runs.method == r], metric)) for m, r in pairs]
+    rows = [dict(method=m, reference=r) | c for m, r, c in rows if c]
+    return judge(rows, MARGIN) if rows else pd.DataFrame(columns=['method', 'reference', 'difference', 'verdict'])
+
 
 # %% ../nbs/11_experiments.ipynb #d3c7a177
 def ap_table(
@@ -689,17 +751,27 @@ def ap_table(
 ) -> pd.DataFrame:  # one row per method of the guide's table, then the controls that were run
     "The AP table: expected (guide) beside published (SDPose paper) beside measured (records)."
     runs, guide, rows = gather(study, results), expected_table(expected), []
-    published = pd.read_csv((Path(expected) if expected else repository_results()) / 'published.csv').set_index('method').published_AP
+    source = Path(expected) if expected else repository_results()
+    published = pd.read_csv(source / 'published.csv').set_index('method').published_AP
+    judged = contrasts(runs).set_index('method')
     for m in [*guide.index, *[m for m in runs.method.unique() if m not in guide.index]]:
-        own, e = runs[runs.method == m], guide.loc[m] if m in guide.index else None
-        row = {'method': m, 'expected AP': '–' if e is None else _expected(e), 'expected AP (crowd)': '–' if e is None else f'{e.expected_AP_crowd:.1f}',
-               'expected gain': '–' if e is None else f'{e.expected_AP - guide.expected_AP["baseline"]:+.1f}'}
-        row['published AP'] = f'{published[m]:.1f}' if m in published else '–'
-        for name, column in (('measured AP', 'AP'), ('measured AP (crowd)', 'AP_crowd')): row[name] = _spread(own[column]) if len(own) else 'not run'
-        if len(own) and own[['setup', 'data', 'overrides', 'boxes']].nunique().max() > 1: raise ValueError(f"the records of {m} differ in settings or data; keep one kind")
-        row['measured gain'] = '' if m == 'baseline' or not len(own) else _gain(*paired_gain(runs, m))
-        rows.append(row | dict(seeds=len(own)))
+        own = runs[runs.method == m]
+        if len(own) and own[['setup', 'data', 'overrides', 'boxes']].nunique().max() > 1:
+            raise ValueError(f"the records of {m} differ in settings or data; keep one kind")
+        row = {'method': m, **_guide_cells(guide, m), 'published AP': f'{published[m]:.1f}' if m in published else '–'}
+        for name, column in (('measured AP', 'AP'), ('measured AP (crowd)', 'AP_crowd')):
+            row[name] = _spread(own[column]) if len(own) else 'not run'
+        gain = judged.loc[m] if m in judged.index else None
+        row['measured gain'] = '' if m == 'baseline' or not len(own) else _gain(gain)
+        rows.append(row | dict(verdict='' if gain is None else gain.verdict, seeds=len(own)))
     return pd.DataFrame(rows)
+
+def _guide_cells(guide, m):
+    "The guide's columns of the table, dashes for a control."
+    names = 'expected AP', 'expected AP (crowd)', 'expected gain'
+    if m not in guide.index: return dict.fromkeys(names, '–')
+    e = guide.loc[m]
+    return dict(zip(names, (_expected(e), f'{e.expected_AP_crowd:.1f}', f'{e.expected_AP - guide.expected_AP["baseline"]:+.1f}'), strict=True))
 
 # %% ../nbs/11_experiments.ipynb #adb8bdcf
 def _spread(x):
@@ -707,9 +779,28 @@ def _spread(x):
     if x.isna().all(): return 'nobody in this stratum'
     return f'{x.mean():.1f}' + (f' ± {x.std():.1f}' if len(x) > 1 else '')
 
-def _gain(mean, half, n):
-    if not n: return 'no baseline'
-    return f'{mean:+.2f}' + (f' ± {half:.2f}' if n > 1 else ' (one seed: no interval)')
+def _signed(x, digits=2):
+    "A number with its sign; one that is not zero is not shown as zero."
+    while digits < 6 and x and not float(f'{x:.{digits}f}'): digits += 1
+    return f'{x:+.{digits}f}'.replace('-', '−')
+
+def _gain(c, digits=2):
+    "A difference with its interval."
+    if c is None: return 'no baseline'
+    if c['seeds'] == 1: return f"{_signed(c['difference'], digits)} (one seed: no interval)"
+    return f"{_signed(c['difference'], digits)} ({_signed(c['low'], digits)} to {_signed(c['high'], digits)})"
+
+def sentence(
+    c,  # a row of `contrasts`
+    metric: str = 'AP',  # its name, as shown
+    digits: int = 2,  # decimals shown
+) -> str:
+    "A difference in words: what was compared, the interval and what it rests on, the verdict."
+    start = f"{c['method']}: {_signed(c['difference'], digits)} {metric} against {c['reference']}"
+    if c['seeds'] == 1: return f"{start} at one seed; one seed supports no statement."
+    basis = f"{c['seeds']} seeds" + (f" and {c['images']} pictures" if c['images'] else ' alone, without the pictures')
+    return (f"{start}, 95% interval {_signed(c['low'], digits)} to {_signed(c['high'], digits)} over {basis}, "
+            f"adjusted p {max(c['p_holm'], .001):.2g}: {c['verdict']}.")
 
 def verdict(
     runs: pd.DataFrame,  # from `gather`
@@ -718,32 +809,32 @@ def verdict(
     digits: int = 2,  # decimals shown
     reference: str = 'baseline',  # the method it is compared with
 ) -> str:  # one sentence
-    "What the records say of a method, in words."
+    "What the records say of a method, in words; the p-value is corrected for all methods that are compared with the same one."
     own = runs[runs.method == method][metric]
     if method == reference: return f"{method}: {metric} {_spread(own)} over {len(own)} seeds; the others are compared with it."
-    mean, half, n = paired_gain(runs, method, metric, reference)
-    if not n: return f"{method}: nothing to compare, no records of it and of {reference} at the same seed."
-    if n == 1: return f"{method}: {mean:+.{digits}f} {metric} against {reference} at one seed; one seed supports no statement."
-    ends = mean - half, mean + half
-    while digits < 6 and any(x and not float(f'{x:.{digits}f}') for x in ends): digits += 1  # an end that is not zero is not shown as zero
-    low, high = (f'{x:+.{digits}f}' for x in ends)
-    found = 'lies above zero' if mean > half else 'lies below zero' if mean < -half else 'contains zero: no difference was found'
-    return f"{method}: {mean:+.{digits}f} {metric} against {reference}, 95% interval {low} to {high} over {n} seeds, which {found}."
+    table = contrasts(runs, [(m, reference) for m in dict.fromkeys(runs.method) if m != reference], metric)
+    rows = table[table.method == method]
+    if not len(rows): return f"{method}: nothing to compare, no records of it and of {reference} at the same seed."
+    return sentence(rows.iloc[0], metric, digits)
 
 def conditions(
     runs: pd.DataFrame,  # from `gather`
-) -> str:  # one sentence
+) -> str:  # a paragraph
     "What must be known beside a measured number: data, boxes, flip test, schedule, seeds, device and commit."
     def values(c): return ', '.join(sorted(runs[c].astype(str).unique()))
     flip = {'True': 'with flip test', 'False': 'without flip test'}
     low, high = runs.AP.min(), runs.AP.max()
     begin = f" (the shared start '{runs.start.iloc[0]}')" if runs.start.any() else ''
     skipped = f", {values('skipped')} bad annotations or images left out" if runs.skipped.max() else ''
+    counted = runs.dropna(subset=['val_images'])[['val_images', 'val_people', 'val_crowd_images', 'val_crowd_people']].drop_duplicates()
+    sizes = '; '.join(f"AP rests on {i:.0f} pictures with {p:.0f} people, AP (crowd) on {ci:.0f} with {cp:.0f}" for i, p, ci, cp in counted.to_numpy())
     return (f"Measured: {values('about')}, model {values('variant')}, {values('train_people')} training and {values('val_people')} validation people{skipped}; {values('boxes')}, "
             f"{' and '.join(flip[v] for v in sorted(runs.flip_test.astype(str).unique()))}, {values('epochs')} epochs, trained in {values('precision')}, seeds {values('seed')}, "
-            f"on {values('device')}, commit {values('commit')}. Before training the networks score AP {runs.untrained_AP.max():.1f}"
-            f"{begin}, after it {low:.1f} to {high:.1f}. "
-            "Gains are paired by seed with the baseline's; ± beside a gain is half its 95% interval, ± beside an AP the standard deviation over seeds. "
+            f"on {values('device')}, commit {values('commit')}. " + (f'{sizes}. ' if sizes else '')
+            + f"Before training the networks score AP {runs.untrained_AP.max():.1f}{begin}, after it {low:.1f} to {high:.1f}. "
+            "Gains are paired by seed with the baseline's. The interval beside a gain covers seeds and, where predictions are kept, pictures; "
+            "± beside an AP is the standard deviation over seeds. "
+            f"Verdicts are corrected for the number of rows (Holm) and read against a margin of {MARGIN:g} AP. "
             "Expected: the guide, for COCO with the paper's schedule; never measured. Published: the SDPose paper, S-V1 on COCO val2017 with detected boxes.")
 
 # %% ../nbs/11_experiments.ipynb #3c289982
@@ -762,15 +853,20 @@ def gather_sweep(
     if not rows: raise FileNotFoundError(f"no records of the sweep {sweep} of {study} in {results}: run it first")
     return pd.DataFrame(rows)
 
-def sweep_gain(
-    point: Point,  # of `SWEEPS`
-    runs: pd.DataFrame,  # from `gather_sweep`
-    own: pd.DataFrame,  # from `gather`, for the study's baseline
-    metric: str = 'AP',  # column of both
-) -> tuple[float, float, int]:  # as `paired_difference`
-    "A point against the run it is compared with, over the seeds that both have."
-    reference = runs[runs.label == point.against] if point.against else own[own.method == 'baseline']
-    return paired_difference(runs[runs.label == point.label], reference, metric)
+def sweep_contrasts(
+    sweep: str,  # a key of `SWEEPS`
+    study: str = 'demo',  # a study's name
+    results='results',  # folder with the study's records
+    metric: str = 'AP',  # column of the runs
+) -> pd.DataFrame:  # label of the point, and what `judge` says of it
+    "Every point that was run against the run it is compared with, corrected for the number of points."
+    runs, own, rows = gather_sweep(sweep, study, results), gather(study, results), []
+    for p in SWEEPS[sweep]:
+        at = runs[runs.label == p.label]
+        if p.method == 'baseline' or not len(at): continue
+        reference = runs[runs.label == p.against] if p.against else own[own.method == 'baseline']
+        if c := run_contrast(at, reference, metric): rows.append(dict(label=p.label, method=p.label, reference=p.against or 'baseline') | c)
+    return judge(rows, MARGIN) if rows else pd.DataFrame(columns=['label', 'seeds', 'verdict'])
 
 def sweep_table(
     sweep: str,  # a key of `SWEEPS`
@@ -778,15 +874,18 @@ def sweep_table(
     results='results',  # folder with the study's records
 ) -> pd.DataFrame:  # one row per point
     "AP and paired gain of every point of a sweep; points that were not run say so."
-    runs, own, rows = gather_sweep(sweep, study, results), gather(study, results), []
+    runs, judged, rows = gather_sweep(sweep, study, results), sweep_contrasts(sweep, study, results).set_index('label'), []
     for p in SWEEPS[sweep]:
         at = runs[runs.label == p.label]
-        row = {**({'group': p.group} if p.group else {}), sweep: f'{p.value:g}' if isinstance(p.value, float) else p.value, 'measured AP': _spread(at.AP) if len(at) else 'not run',
-               'measured OKS of occluded joints': _spread(at.OKS_occluded) if len(at) else ''}
-        alone = p.method == 'baseline'
-        row['measured gain'] = '' if alone or not len(at) else _gain(*sweep_gain(p, runs, own))
-        rows.append(row | dict(seeds=len(at)))
+        row = {'group': p.group} if p.group else {}
+        row[sweep] = f'{p.value:g}' if isinstance(p.value, float) else p.value
+        row['measured AP'] = _spread(at.AP) if len(at) else 'not run'
+        row['measured OKS of occluded joints'] = _spread(at.OKS_occluded) if len(at) else ''
+        gain = judged.loc[p.label] if p.label in judged.index else None
+        row['measured gain'] = '' if p.method == 'baseline' or not len(at) else _gain(gain)
+        rows.append(row | dict(verdict='' if gain is None else gain.verdict, seeds=len(at)))
     return pd.DataFrame(rows)
+
 
 # %% ../nbs/11_experiments.ipynb #bb010966
 def sweep_verdict(
@@ -794,36 +893,31 @@ def sweep_verdict(
     study: str = 'demo',  # a study's name
     results='results',  # folder with the study's records
 ) -> str:  # a few sentences
-    "What a sweep found, in words, and how much of it chance would find."
-    runs, own = gather_sweep(sweep, study, results), gather(study, results)
-    gains = [(p, *sweep_gain(p, runs, own)) for p in SWEEPS[sweep] if p.method != 'baseline' and (runs.label == p.label).any()]
-    gains = [g for g in gains if g[3] > 1]
-    if not gains: return 'Too few seeds for any statement.'
-    found = [f"{p.group} {p.value}: {mean:+.2f} ± {half:.2f}".strip() for p, mean, half, _ in gains if abs(mean) > half]
-    seen = '; '.join(found) if found else f'none (the narrowest interval reaches {min(g[2] for g in gains):.2f} AP to either side)'
-    return (f"Points whose gain in AP has a 95% interval that leaves out zero: {seen}. Chance alone would produce about {.05 * len(gains):.1f} such points among {len(gains)}, "
-            "as each is looked at by itself.")
+    "What a sweep found, in words, after a correction for the number of its points."
+    judged = sweep_contrasts(sweep, study, results)
+    judged = judged[judged.seeds > 1]
+    if not len(judged): return 'Too few seeds for any statement.'
+    found = judged[judged.verdict.isin(['gain', 'loss'])]
+    said = '; '.join(f"{c.label} {_gain(c)}, a {c.verdict}" for _, c in found.iterrows()) or 'no point gains or loses against its reference'
+    widest, alone = (judged.high - judged.low).max() / 2, judged.images.eq(0).any()
+    return (f"After Holm's correction over {len(judged)} points: {said}. The intervals reach up to {widest:.2f} AP to either side"
+            + ('. They cover the seeds alone where predictions were not kept: the pictures would widen them.' if alone else ', seeds and pictures together.'))
 
-# %% ../nbs/11_experiments.ipynb #12737881
-def image_interval(
-    runs: pd.DataFrame,  # from `gather`, with results.json beside the records
-    method: str,  # compared with 'baseline'
-    ground_truth,  # annotation file of the validation set
-    resamples: int = 300,  # number of draws
-    seed: int = 0,  # of the draws
-) -> tuple[float, float, int]:  # ends of the 95% interval of the gain averaged over seeds, number of seeds
-    "Bootstrap over images, paired by image and seed; (NaN, NaN, 0) where predictions are missing."
-    by, data = runs.set_index(['method', 'seed']).folder, read_ground_truth(ground_truth)
-    seeds = sorted(set(runs[runs.method == method].seed) & set(runs[runs.method == 'baseline'].seed))
-    files = [[Path(by[(m, s)], 'results.json') for m in (method, 'baseline')] for s in seeds]
-    files = [pair for pair in files if all(f.exists() for f in pair)]
-    if not files: return np.nan, np.nan, 0
-    skeleton = skeleton_for(data['categories'][0]['keypoints'])
-    matches = [[image_matches(coco_evaluator(data, read_results(f, data), skeleton)) for f in pair] for pair in files]
-    rng, n = np.random.default_rng(seed), len(data['images'])
-    draws = [np.bincount(rng.integers(0, n, n), minlength=n).astype(float) for _ in range(resamples)]
-    gains = [np.mean([weighted_ap(a, w) - weighted_ap(b, w) for a, b in matches]) for w in draws]
-    return *np.nanpercentile(gains, [2.5, 97.5]).tolist(), len(files)
+# %% ../nbs/11_experiments.ipynb #c27f5e19
+def other_people(
+    study: str = 'demo',  # a study's name
+    results='results',  # folder with <study>/clutter_and_crowd.json
+) -> pd.DataFrame:  # as `contrasts`, with people per seed and the number of sets; empty where there is no record
+    "Gains over the baseline on the sets of `clutter_and_crowd`, averaged over the sets; intervals over seeds alone."
+    file = Path(results, study, 'clutter_and_crowd.json')
+    if not file.exists(): return pd.DataFrame(columns=['method', 'difference', 'low', 'high'])
+    table = pd.DataFrame(read_json(file)['rows'])
+    ap = table.groupby(['method', 'seed']).AP.mean()
+    sets = table[table.method == 'baseline'].drop_duplicates(['factor', 'level'])
+    rows = [dict(method=m, reference='baseline') | contrast(ap[m].to_dict(), ap['baseline'].to_dict(), margin=MARGIN)
+            for m in dict.fromkeys(table.method) if m != 'baseline']
+    return judge(rows, MARGIN).assign(sets=len(sets), people=int(sets.people.sum()))
+
 
 # %% ../nbs/11_experiments.ipynb #5b876981
 def to_markdown(

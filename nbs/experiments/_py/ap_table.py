@@ -65,7 +65,7 @@ print(f'Each line is looked at by itself: of {2 * len(methods)} intervals, chanc
 # Better than the baseline is not enough: if the *place* of the weights mattered, FSD would also beat the same weights in the wrong places, and the network without any distillation.
 
 # %%
-for reference in ('fsd_shuffled', 'heatmaps'):
+for reference in ('fsd_shuffled', 'no_distillation'):
     for m in ('fsd', 'fsd_strong', 'dynamic', 'fsd_adaptive'):
         if (runs.method == m).any(): print(verdict(runs, m, reference=reference))
 

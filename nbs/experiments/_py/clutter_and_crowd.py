@@ -13,7 +13,7 @@
 
 # %% [markdown]
 # The same trained networks are evaluated on validation sets that differ in one thing: how full the background is, or how close people stand. Pictures of one number show the same people at every level. The
-# control `fsd_shuffled` has FSD's weights in the wrong places: what it gains too is not owed to the foreground.
+# control `fsd_shuffled` gives the tokens FSD's weights in an order drawn anew at each step: what it gains too is not owed to the place.
 
 # %%
 #| hide
@@ -39,7 +39,7 @@ from fsd_sdpose.training import validate
 use_style()
 
 # %% tags=["parameters"]
-methods: str = 'baseline fsd fsd_strong fsd_shuffled heatmaps'  # keys of fsd_sdpose.experiments.METHODS, the baseline first
+methods: str = 'baseline fsd fsd_strong fsd_shuffled no_distillation'  # keys of fsd_sdpose.experiments.METHODS, the baseline first
 seeds: int = 0  # number of seeds to train; 0: none, the committed record is shown
 pictures: int = 24  # of each validation set; the committed record has 200
 overrides: dict = {}  # settings of the training that differ from the study's
@@ -153,7 +153,7 @@ def conditions(r, intervals):
     "Where the numbers are from, and what chance would do."
     env = r['environment']
     return (f"Measured: demo, {r['pictures']} pictures per set, {r['seeds']} seeds, flip test {config.flip_test}, {env['device']}, commit {env['commit'][:10]}, {r['seconds']} s. "
-            f"Of {intervals} intervals of 95%, chance alone would put about {.05 * intervals:.1f} beside zero.")
+            f"Of {intervals} intervals of 95%, chance alone would leave zero out of about {.05 * intervals:.1f}.")
 
 lines = [change(f, m) for f in FACTORS for m in order[1:]] if shown else []
 Markdown('\n'.join(lines) + '\n\n' + conditions(shown, len(lines)) if shown else 'No record yet: `make clutter`.')

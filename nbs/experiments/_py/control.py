@@ -12,7 +12,7 @@
 # > What a difference means: no distillation, the right weights in the wrong places, and a detached teacher.
 
 # %% [markdown]
-# `heatmaps` has no token distillation at all; `fsd_shuffled` gives the tokens of each picture FSD's own weights in random order; `token_detached` and `fsd_detached` stop the gradient at the
+# `no_distillation` has no token distillation at all; `fsd_shuffled` gives the tokens of each picture FSD's own weights in random order; `token_detached` and `fsd_detached` stop the gradient at the
 # teacher. If FSD works for the reason given, it beats `fsd_shuffled`.
 
 # %%

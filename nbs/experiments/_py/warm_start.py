@@ -43,7 +43,7 @@ STUDIES['demo_start'].settings, STUDIES['demo_start'].scene
 
 # %%
 folder = Path(out or tempfile.mkdtemp())
-record = run_experiment('demo_start', 'heatmaps', seed, {} if full else overrides, out=folder, keep_weights=True, resume=full)
+record = run_experiment('demo_start', 'no_distillation', seed, {} if full else overrides, out=folder, keep_weights=True, resume=full)
 if full: write_start(folder, 'demo')
 print(run_summary(record))
 

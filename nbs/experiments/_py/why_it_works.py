@@ -48,7 +48,7 @@ results: str = ''  # folder with the study's records; empty: the repository's
 check_parameters(globals(), study=str, results=str)
 folder = results or repository_results()
 runs = gather(study, folder)
-order = ['heatmaps', 'baseline', 'fsd_shuffled', 'fsd', 'fsd_strong', 'dynamic']
+order = ['no_distillation', 'baseline', 'fsd_shuffled', 'fsd', 'fsd_strong', 'dynamic']
 runs = runs[runs.method.isin(order)].sort_values(['method', 'seed'], key=lambda c: c.map(order.index) if c.name == 'method' else c)
 
 def row(method, column):
@@ -142,6 +142,6 @@ measured(runs, 'OKS_occluded', 'OKS of occluded joints (percent)');
 for column, what, digits in (('background', 'gradient share on background', 3), ('probe_attention_local', 'attention near the joint', 3),
                              ('OKS_occluded', 'OKS of occluded joints', 2), ('AP_crowd', 'AP (crowd)', 2)):
     print(f'{what}:')
-    for m in [m for m in order if m in set(runs.method) - {'baseline', 'heatmaps'}]: print('  ' + verdict(runs, m, column, digits).replace(f' {column} ', ' ', 1))
+    for m in [m for m in order if m in set(runs.method) - {'baseline', 'no_distillation'}]: print('  ' + verdict(runs, m, column, digits).replace(f' {column} ', ' ', 1))
     if {'fsd', 'fsd_shuffled'} <= set(runs.method): print('  ' + verdict(runs, 'fsd', column, digits, 'fsd_shuffled').replace(f' {column} ', ' ', 1))
 print(conditions(runs))
