@@ -256,6 +256,12 @@ def test_citation_codemeta_and_settings_agree():
     )
 
 
+def test_every_entry_of_the_bibliography_is_closed():
+    "An entry without its last brace would swallow the next one."
+    keys = re.findall(r"^@\w+\{([^,]+),$", text("docs/refs.bib"), flags=re.M)
+    assert list(bibliography()) == keys and list(readme.bibliography(text("docs/refs.bib"))) == keys
+
+
 def test_references_are_those_of_the_bibliography():
     "SDPose first, as the message says, and FSD-BEV; titles, years and authors as in docs/refs.bib."
     bib = {url: (title, year, names) for title, year, names, url in bibliography().values()}
