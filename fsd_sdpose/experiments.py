@@ -674,14 +674,14 @@ def run_summary(
 # %% ../nbs/11_experiments.ipynb #428f7e0c
 @lru_cache(maxsize=32)
 def _validation_file(study, overrides, digest):
-    "Annotation file of a run's validation set and its number of pictures; None where it is not at hand or is another one."
+    "Annotation file of a run's validation set and its `set_size`; None where it is not at hand or is another one."
     kept = {k: v for k, v in json.loads(overrides).items() if not k.startswith('loss_')}
     try:
         s = resolve(study, 'baseline', 0, kept)[0]
         file = study_files(s, scratch=cache_folder(), splits=('val',))['val'][0]
     except (FileNotFoundError, ValueError, TypeError):
         return None
-    return (file, len(read_json(file)['images'])) if sha256(file) == digest else None
+    return (file, set_size(read_ground_truth(file))) if sha256(file) == digest else None
 
 @lru_cache(maxsize=1024)
 def _drawn(results, modified, truth, metric): return draw_metric(results, truth, metric)
@@ -694,7 +694,9 @@ def run_draws(
     file = Path(row['folder'], 'results.json')
     if not (metric.startswith('OKS') or metric in ('AP', 'AP_crowd')) or not file.exists() or row['skipped']: return None, 0
     found = _validation_file(row['study'], row['overrides'], row['data'][16:])
-    return (_drawn(file, file.stat().st_mtime_ns, found[0], metric), found[1]) if found else (None, 0)
+    if not found: return None, 0
+    pictures = found[1]['crowd_images' if metric == 'AP_crowd' else 'images']
+    return _drawn(file, file.stat().st_mtime_ns, found[0], metric), pictures
 
 # %% ../nbs/11_experiments.ipynb #5ad71c02
 def run_contrast(
@@ -934,15 +936,19 @@ def to_markdown(
     lines = [list(table.columns), ['---'] * table.shape[1], *table.astype(str).values.tolist()]
     return '\n'.join('| ' + ' | '.join(map(str, o)) + ' |' for o in lines)
 
+_RUN_COLUMNS = ('method', 'seed', 'AP', 'AP50', 'AP75', 'AR', 'AP_crowd', 'OKS', 'OKS_visible', 'OKS_occluded', 'deepest_AP', 'untrained_AP', 'seconds', 'commit', 'data')
+
 def write_table(
     study: str = 'demo',  # a study's name
-    results='results',  # folder with the study's records; table.csv and table.md are written beside them
+    results='results',  # folder with the study's records; runs.csv, table.csv and table.md are written beside them
     expected=None,  # folder with expected.csv; None: the repository's
 ) -> str:  # the Markdown text
-    "Write a study's table from its records."
+    "Write a study's runs, one per row, and its table from its records."
     table = ap_table(study, results, expected)
     text = to_markdown(table) + '\n\n' + conditions(gather(study, results)) + '\n'
-    for name, content in (('table.csv', table.to_csv(index=False, lineterminator='\n')), ('table.md', text)):
+    own = gather(study, results)
+    own = own[[c for c in _RUN_COLUMNS if c in own]]
+    for name, content in (('runs.csv', own.to_csv(index=False, lineterminator='\n')), ('table.csv', table.to_csv(index=False, lineterminator='\n')), ('table.md', text)):
         file = Path(results, study, name)
         temporary = file.with_name(f'.{name}.{os.getpid()}')
         temporary.write_text(content, encoding='utf-8', newline='\n')
