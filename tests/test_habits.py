@@ -432,7 +432,7 @@ def test_card_says_what_the_file_and_its_record_say():
     ]
     assert not [f for f in facts if f not in words]
     machine, threads = env["device"].rsplit(", ", 1)
-    assert machine in words and ("one core" in words) == bool(re.fullmatch("1 threads?", threads))
+    assert machine in words and ("one core" in words) == bool(re.fullmatch("1 thread", threads))
     assert (
         all(config[k]["loss_weight"] == 0 for k in ("loss_vis_token_dist", "loss_kpt_token_dist"))
         and "have weight 0" in words

@@ -13,7 +13,7 @@
 
 # %% [markdown]
 # The columns called *expected* are the guide's, for COCO; nobody measured them. *Published* is the SDPose paper [@sdpose2024]. The columns called *measured* come from the run records of the
-# study below, and from nothing else. Every difference has an interval over seeds and pictures, a correction for the number of rows, and a verdict ([comparisons](../08_comparisons.ipynb)).
+# study below, and from nothing else. Every difference has an interval over seeds and, where predictions were kept, pictures. Its verdict is corrected for the number of rows ([comparisons](../08_comparisons.ipynb)).
 
 # %%
 #| hide
@@ -22,6 +22,7 @@ from pathlib import Path
 from IPython.display import Markdown
 
 from fsd_sdpose.experiments import (
+    PLACE_PAIRS,
     ap_table,
     check_parameters,
     conditions,
@@ -53,7 +54,7 @@ study: str = 'demo'  # a key of fsd_sdpose.experiments.STUDIES
 results: str = ''  # folder with <study>/runs/<run>/record.json, where table and figures are written too; empty: the repository's, read only
 
 # %%
-#| label: fig-gains
+#| label: fig-ap-gains
 #| fig-cap: Gain over the baseline with its 95% interval. Diamonds are the guide's expectation for COCO; grey rows are controls; the grey band is the margin of 0.3 AP.
 #| fig-alt: A forest plot with a row per method, its gain, interval and verdict.
 check_parameters(globals(), study=str, results=str)
@@ -71,12 +72,10 @@ Markdown(to_markdown(ap_table(study, folder)) + '\n\n' + conditions(runs))
 # %% [markdown]
 # ## In words
 #
-# Better than the baseline is not enough. If the *place* of the weights mattered, FSD would also beat its own weights in shuffled order; if distillation mattered, the network without any.
+# To beat the baseline is not enough. If the *place* of the weights mattered, FSD would also beat its own weights in shuffled order; if distillation mattered, it would beat the network without any.
 
 # %%
-family = ('fsd', 'fsd_strong', 'dynamic', 'fsd_adaptive')
-pairs = [(m, r) for r in ('fsd_shuffled', 'no_distillation') for m in family]
-against = contrasts(runs, pairs)
+against = contrasts(runs, PLACE_PAIRS)
 Markdown(listed(against) or 'The controls were not run.')
 
 # %%
@@ -87,7 +86,8 @@ folded('Every method against the baseline, AP and AP (crowd)', listed(judged) + 
 
 # %%
 text = '; '.join(f"{c.method} {c.difference:+.2f} ({c.low:+.2f} to {c.high:+.2f})" for _, c in others.iterrows()).replace('-', '−')
-Markdown(f"Gains over the baseline on {others.sets.iloc[0]} sets with {others.people.iloc[0]:,} people, {others.seeds.iloc[0]} seeds, intervals over seeds alone: {text}. "
+Markdown(f"Gains over the baseline on {others.sets.iloc[0]} sets of pictures ({others.people.iloc[0]:,} people, the same ones at several levels), "
+         f"{others.seeds.iloc[0]} seeds, intervals over seeds alone: {text}. "
          "See [clutter and crowd](clutter_and_crowd.ipynb)." if len(others) else 'No record on other people for this study.')
 
 # %%

@@ -12,8 +12,8 @@
 # > If foreground weights help because backgrounds distract, the gain should grow with clutter; if they help among people, with crowding. Both are dials of the synthetic pictures.
 
 # %% [markdown]
-# The same trained networks are evaluated on validation sets that differ in one thing: how full the background is, or how close people stand. Pictures of one number show the same people at every level. The
-# control `fsd_shuffled` gives the tokens FSD's weights in an order drawn anew at each step: what it gains too is not owed to the place.
+# The same trained networks are evaluated on validation sets that differ in one thing: how full the background is, or how close people stand. Within each kind of set, the n-th picture shows the same people at every level. The
+# control `fsd_shuffled` gives the tokens FSD's weights in an order drawn anew at each step. A gain that it shares does not come from the place of the weights.
 
 # %%
 #| hide
@@ -83,7 +83,7 @@ start.pivot(index='factor', columns='level', values='AP').style.format('{:.1f}')
 # %% [markdown]
 # ## Measured
 #
-# `make clutter` takes the weights that `make grid` left in the results, or trains the methods again where there are none, three seeds each, and evaluates them on all sets. Below is what the committed record holds.
+# `make clutter` takes the weights that `make grid` left in the results, or trains the methods again where there are none, three seeds each. It evaluates each network on all sets. Unless this page has just trained some itself, the committed record is shown.
 
 # %%
 began, rows = time.time(), []
@@ -155,7 +155,7 @@ def conditions(r):
     "Where the numbers are from, and what the intervals leave out."
     env = r['environment']
     return (f"Measured: demo, {r['pictures']} pictures per set, {r['seeds']} seeds, flip test {config.flip_test}, {env['device']}, commit {env['commit'][:10]}, {r['seconds']} s. "
-            "Intervals cover the seeds alone: the record holds no predictions, so the pictures would widen them.")
+            "The record holds no predictions, so the intervals cover the seeds alone; counting the chance of the pictures too would widen them.")
 
 asked = [(f, m, growth(table, f, m)) for f in FACTORS for m in order[1:]] if shown else []
 lines = [change(f, m, g, p) for (f, m, g), p in zip(asked, holm([g['p'] for *_, g in asked]), strict=True)]

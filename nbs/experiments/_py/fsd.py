@@ -9,10 +9,10 @@
 # %% [markdown]
 # # Experiment 1: foreground self-distillation
 #
-# > Visual tokens under the teacher's heatmap count twice, background tokens half.
+# > Visual tokens under the teacher's heatmap count up to twice, background tokens half.
 
 # %% [markdown]
-# The claim: teaching where the person is helps, above all in crowds. Only the visual-token loss differs from the [baseline](baseline.ipynb).
+# The claim: it helps to teach most where the person is, above all in crowds. Only the visual-token loss differs from the [baseline](baseline.ipynb).
 
 # %%
 #| hide

@@ -12,8 +12,8 @@
 # > Weights that have learned to find joints, without any distillation, so that six methods can be compared in minutes.
 
 # %% [markdown]
-# A pose transformer that starts from scratch first sits on a plateau. The study `demo` skips it: its runs continue from weights that ship with the package. The study `demo_start` trained them by
-# the heatmap loss alone (`no_distillation`), on pictures that the demo does not use. `make start` trains them again (parameter `full`) and replaces them; here a shortened run shows that it works.
+# From scratch the nano model first sits on a plateau. The study `demo` skips it: its runs continue from weights that ship with the package. The study `demo_start` trained them by
+# the heatmap loss alone (`no_distillation`), on pictures that the demo does not train on; both are validated on the same ones. `make start` trains them again (parameter `full`) and replaces them; here a shortened run shows that it works.
 
 # %%
 #| hide
