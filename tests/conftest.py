@@ -10,7 +10,7 @@ import pytest
 import torch
 
 # seconds after which another process, or a page, counts as stuck: many, as the machine may be busy
-LIMIT = 900
+LIMIT = 1800
 STRICT = os.environ.get("FSD_STRICT", "") not in ("", "0")
 
 if not os.environ.get("FSD_CACHE"):  # one folder per user: /tmp is shared

@@ -21,6 +21,7 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
+@pytest.mark.slow
 def test_entry_point_is_there_and_prints_no_traceback(tmp_path):
     "What `setup.py` installs, run in another process from another folder."
     ini = ConfigParser(delimiters=["="])
@@ -35,6 +36,7 @@ def test_entry_point_is_there_and_prints_no_traceback(tmp_path):
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_pipeline_from_pictures_to_numbers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run("data", "make", "people", "--images", 6, "--people", 1, 1).exit_code == 0

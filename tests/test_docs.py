@@ -285,6 +285,7 @@ def build(root, *options):
     return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
 
 
+@pytest.mark.slow
 def test_site(tmp_path):
     pytest.importorskip("myst_nb")
     pytest.importorskip("furo")

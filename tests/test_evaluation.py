@@ -294,6 +294,7 @@ def test_encoded_ground_truth_survives_predict_and_evaluate(name, flip):
     assert model.training and not model.bn.training  # each part as it was
 
 
+@pytest.mark.slow
 def test_detector_boxes_of_coco():
     path = real("coco")
     ds = PoseDataset(path, path.parent, boxes=str(path.parent / "test_coco_det_AP_H_56.json"))

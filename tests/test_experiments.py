@@ -23,6 +23,7 @@ GUIDE = dict(baseline=(TOKEN, TOKEN), fsd=(FSD, TOKEN), fsd_strong=(FSD | dict(f
              dynamic=(DYNAMIC, TOKEN), fsd_adaptive=(FSD, ADAPTIVE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", GUIDE)
 def test_the_guides_dictionaries_build_and_run(method, tmp_path):
     visual, keypoint = GUIDE[method]
@@ -56,6 +57,7 @@ def test_a_finished_record_is_not_replaced_unasked(tmp_path, monkeypatch):
     assert record.read_text() == "{}"
 
 
+@pytest.mark.slow
 def test_clutter_and_crowd_trains_and_records(tmp_path):
     "Two methods, two seeds, tiny: every network on every set, and the figure drawn from the new record instead of the committed one."
     wanted = dict(methods="baseline fsd", seeds=2, pictures=2, overrides=TINY | dict(scene=dict(people=1)), out=str(tmp_path / "record"))
@@ -68,6 +70,7 @@ def test_clutter_and_crowd_trains_and_records(tmp_path):
     assert "fsd: the gain over the baseline changes by" in (tmp_path / "out.ipynb").read_text() and "over 2 seeds" in (tmp_path / "out.ipynb").read_text()
 
 
+@pytest.mark.slow
 def test_papermill_from_another_folder(tmp_path):
     "The record states the parameters that really arrived."
     done = papermill("fsd.ipynb", "out.ipynb", "-p", "seed", "3", "-p", "out", "run", "-y", f"overrides: {json.dumps(TINY)}", cwd=tmp_path)
@@ -76,6 +79,7 @@ def test_papermill_from_another_folder(tmp_path):
     assert (record["study"], record["method"], record["seed"], record["overrides"]) == ("demo", "fsd", 3, TINY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments, message", [
     (["-p", "sede", "3"], "did you mean 'seed'?"),
     (["-p", "seed", "three"], "seed must be of type int, not 'three'"),

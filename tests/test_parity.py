@@ -49,6 +49,7 @@ def test_losses(name, rule):
     np.testing.assert_allclose([got[k].item() for k in ("heatmap", "visual", "keypoint")], z["losses_eval_fp32"], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["t", "s_v1"])
 def test_gradients(name, rule):
     "Gradient norm of every parameter for every loss, teacher not detached, float64."

@@ -119,6 +119,7 @@ def test_missing_packages_are_named(model, tmp_path, monkeypatch):
         run_onnx(tmp_path / "a.onnx", np.zeros((1, 3, 128, 96)))
 
 
+@pytest.mark.slow
 def test_onnx_agrees_with_torch_for_any_batch_size(tmp_path):
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if not importlib.util.find_spec(package):

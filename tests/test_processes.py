@@ -42,6 +42,7 @@ def launch(folder, processes, name, **settings):
     return json.loads(out.read_text()), out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "settings"), [("plain", dict(epochs=3)), ("adaptive", dict(epochs=2, accumulate=2) | ADAPTIVE)], ids=["plain", "adaptive, accumulated"])
 def test_two_processes_train_as_one(folder, name, settings):
     (one, one_file), (two, two_file) = (launch(folder, n, name, **settings) for n in (1, 2))
@@ -64,6 +65,7 @@ def test_two_processes_train_as_one(folder, name, settings):
     assert sorted(p.name for p in two_file.with_suffix(".weights").iterdir()) == sorted(p.name for p in one_file.with_suffix(".weights").iterdir())
 
 
+@pytest.mark.slow
 def test_the_program_under_torchrun(tmp_path):
     "One record, written by the first process, that says what a lone process says."
     tiny = ["--set", "epochs=2", "--set", "train_images=32", "--set", "val_images=7", "--set", 'scene={"size": [128, 96], "people": 1}', "--quiet", "--keep-weights"]
@@ -82,6 +84,7 @@ def test_the_program_under_torchrun(tmp_path):
     assert sorted(p.name for p in (tmp_path / "two").iterdir()) == ["best.safetensors", "history.csv", "last.safetensors", "record.json", "results.json"]
 
 
+@pytest.mark.slow
 def test_half_precision_in_two_processes(folder):
     one, two = (launch(folder, n, "bf16", epochs=2, precision="bf16")[0]["ranks"][0][0]["loss"] for n in (1, 2))
     assert two == pytest.approx(one, rel=.02)

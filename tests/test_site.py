@@ -245,6 +245,7 @@ FEWER = """() => {
 def theme(page, name): page.evaluate("name => { document.body.dataset.theme = name }", name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*DOCUMENTS, *SOURCES[:2], "genindex.html", "search.html"])
 def test_page_loads(visit, name):
     "Without errors or requests elsewhere, formulas typeset, pictures there, and nothing wider than a telephone or a desk."
@@ -260,6 +261,7 @@ def test_page_loads(visit, name):
         assert wide <= width, f"{wide} px wide in a window of {width} px"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*DOCUMENTS, *SOURCES[-1:], "search.html"])
 def test_page_is_accessible(visit, name):
     "axe finds nothing serious or critical; contrast in the light and in the dark."

@@ -66,6 +66,7 @@ def test_nothing_in_a_step_waits_for_a_value(settings, monkeypatch):
     assert waits.found  # the net catches fish
 
 
+@pytest.mark.slow
 def test_plain_and_shipped_steps_agree(monkeypatch):
     "Attention by einsum with stored maps, fifty steps, float32."
     def losses():
@@ -78,6 +79,7 @@ def test_plain_and_shipped_steps_agree(monkeypatch):
     assert ((losses() - shipped).abs() / shipped).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_bf16_follows_fp32():
     low, full = trainer(precision="bf16"), trainer()
     a, b = (torch.stack([step(batch(seed=s))["loss"] for s in range(10)]) for step in (low, full))
@@ -99,6 +101,7 @@ def test_a_term_that_is_not_finite_is_named_with_its_step(people, monkeypatch):
     assert len(count) == 10
 
 
+@pytest.mark.slow
 def test_compilation_is_traced_and_gives_the_same(monkeypatch):
     "The graph is caught whole; the compiler behind it is replaced by plain execution, so that this is quick."
     compiler = torch.compile
@@ -112,6 +115,7 @@ def test_compilation_is_traced_and_gives_the_same(monkeypatch):
             torch.testing.assert_close(list(a.values()), list(b.values()), rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fsd", "dynamic"])
 def test_a_schedule_does_not_compile_again(method, monkeypatch):
     "The weights of the dynamic loss change with every step; the graph takes them as numbers from outside after the second."

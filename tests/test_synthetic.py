@@ -36,6 +36,7 @@ def dataset(tmp_path_factory):
 
 # ---- determinism
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_run_or_process_count(tmp_path):
     one = contents(make_dataset(tmp_path / 'one', 70, seed=5, **SMALL).parent)
     again = contents(make_dataset(tmp_path / 'again', 70, seed=5, **SMALL).parent)
@@ -151,6 +152,7 @@ def crowd_index(people):
                                        categories=[dict(id=1, name='person', keypoints=list(COCO.keypoints))]))[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('people', [2, 4])
 def test_crowd_raises_the_crowd_index(people):
     base = Scene(size=(128, 160), people=people, clutter=0., occlusion=0., truncation=0.)

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TINY = dict(start="", epochs=1, train_images=24, val_images=8, batch_size=16, scene=dict(size=[128, 96], people=1))
 
 
+@pytest.mark.slow
 def test_overfits_sixteen_photographs(lspet, tmp_path):
     "Sixteen real photographs, learned by heart: AP above 90 on them."
     file = subset_file(lspet / "person_keypoints_train.json", 16, tmp_path)
@@ -61,6 +62,7 @@ def test_adaptive_weights_learn():
     assert losses["keypoint"].keypoint_logits.abs().min() > 0
 
 
+@pytest.mark.slow
 def test_a_run_on_photographs_is_learned_and_recorded(lspet, tmp_path):
     "baseline and fsd on real photographs: the loss falls, both see the same data from the same weights, and the records say so."
     small = dict(variant="n", train_images=192, val_images=32, epochs=3, batch_size=32, base_batch=32, lr=1e-3, warmup_steps=4, precision="fp32", workers=0, val_every=0)
@@ -119,6 +121,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_exactly(people, tmp_path):
     "Killed twice between epochs: history, weights, learned keypoint weights, best and last files and predictions as if it had run through."
     straight, model, losses = short_run(people, tmp_path / "straight", results_file=tmp_path / "straight.json")

@@ -15,7 +15,7 @@ from conftest import LIMIT
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = dict(epochs=1, train_images=24, val_images=8, start="", flip_test=False, scene=dict(size=[128, 96], people=1))
-pytestmark = pytest.mark.skipif(find_spec("snakemake") is None, reason="snakemake is not installed: pip install -e '.[dev]'")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("snakemake") is None, reason="snakemake is not installed: pip install -e '.[dev]'")]
 
 
 def call(folder, *targets, dry=False, env=None, **config):
