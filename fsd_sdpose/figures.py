@@ -169,7 +169,7 @@ def forest(
 ):  # the matplotlib figure
     "Forest plot of differences with their intervals and verdicts."
     expected, n = {} if expected is None else dict(expected), len(judged)
-    fig = plt.figure(figsize=(7.4, 1.1 + .36 * n))
+    fig = plt.figure(figsize=(5.8, 1.2 + .36 * n))  # narrow, so that it can be read on a telephone
     ax = fig.gca()
     ax.axvspan(-MARGIN, MARGIN, color='.93', lw=0, zorder=0)
     ax.axvline(0, color='.4', lw=1, zorder=1)
@@ -185,12 +185,12 @@ def forest(
         ax.annotate(c.verdict, (1.02, i), xycoords=('axes fraction', 'data'), va='center', fontsize='small', annotation_clip=False)
     if shift: ax.errorbar([], [], xerr=[], fmt='s', ms=3.5, lw=1, color='C1', mfc='w', label='the same on other people')
     if expected: ax.plot([], [], 'D', ms=6, mfc='none', mec='k', label='expected by the guide, on COCO')
-    names = [c.method + (' (control)' if c.method in CONTROLS else '') + (f' − {c.reference}' if c.reference != 'baseline' else '')
-             for _, c in judged.iterrows()]
+    if set(judged.method) & set(CONTROLS): ax.plot([], [], 'o', ms=5, color='C7', label='control')
+    names = [c.method + (f'\n− {c.reference}' if c.reference != 'baseline' else '') for _, c in judged.iterrows()]
     ax.set(xlabel=label, yticks=range(n), ylim=(n - .4, -.6))
     ax.set_yticklabels(names)
     ax.grid(axis='y', visible=False)
-    fig.legend(*ax.get_legend_handles_labels(), fontsize='small', loc='outside lower center', ncols=3, frameon=False)
+    fig.legend(*ax.get_legend_handles_labels(), fontsize='small', loc='outside lower center', ncols=2, frameon=False)
     return fig
 
 # %% ../nbs/12_figures.ipynb #454c5da0
