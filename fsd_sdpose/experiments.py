@@ -829,6 +829,15 @@ def verdict(
     return sentence(rows.iloc[0], metric, digits)
 
 # %% ../nbs/11_experiments.ipynb #b71f0c2d
+def _size_text(row):
+    "What AP and AP (crowd) of a run rest on: from its record, or for drawn people from the set itself."
+    names = ('images', 'people', 'crowd_images', 'crowd_people')
+    size = {k: row[f'val_{k}'] for k in names}
+    if pd.isna(size['images']) and row['study'] in STUDIES and STUDIES[row['study']].val == 'synthetic':
+        size = (_validation_file(row['study'], row['overrides'], row['data'][16:]) or (None, size))[1]
+    if pd.isna(size['images']): return ''
+    return 'AP rests on {:.0f} pictures with {:.0f} people, AP (crowd) on {:.0f} with {:.0f}'.format(*(size[k] for k in names))
+
 def conditions(
     runs: pd.DataFrame,  # from `gather`
 ) -> str:  # a paragraph
@@ -838,8 +847,7 @@ def conditions(
     low, high = runs.AP.min(), runs.AP.max()
     begin = f" (the shared start '{runs.start.iloc[0]}')" if runs.start.any() else ''
     skipped = f", {values('skipped')} bad annotations or images left out" if runs.skipped.max() else ''
-    counted = runs.dropna(subset=['val_images'])[['val_images', 'val_people', 'val_crowd_images', 'val_crowd_people']].drop_duplicates()
-    sizes = '; '.join(f"AP rests on {i:.0f} pictures with {p:.0f} people, AP (crowd) on {ci:.0f} with {cp:.0f}" for i, p, ci, cp in counted.to_numpy())
+    sizes = '; '.join(sorted({text for _, r in runs.drop_duplicates(['overrides', 'data']).iterrows() if (text := _size_text(r))}))
     return (f"Measured: {values('about')}, model {values('variant')}, {values('train_people')} training and {values('val_people')} validation people{skipped}; {values('boxes')}, "
             f"{' and '.join(flip[v] for v in sorted(runs.flip_test.astype(str).unique()))}, {values('epochs')} epochs, trained in {values('precision')}, seeds {values('seed')}, "
             f"on {values('device')}, commit {values('commit')}. " + (f'{sizes}. ' if sizes else '')
