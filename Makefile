@@ -1,4 +1,5 @@
 # Two commands are enough: `make demo` and `make test`. Each sets up .venv from requirements.lock on first use.
+# Plain `make` lists the targets and does nothing else.
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -33,7 +34,10 @@ OR_LOCKED = || { if [ -n "$$(ls .snakemake/locks 2>/dev/null)" ]; then echo "ano
 
 PAPERMILL = $(BIN)/papermill --log-output --no-progress-bar --start-timeout 900
 
-.PHONY: demo grid start clutter benchmarks unlock test pair docs screenshots notebooks clean
+.PHONY: help demo grid start clutter benchmarks unlock test quick hooks pair docs screenshots notebooks clean
+help:  ## this list
+	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
 demo: $(READY)  ## six methods on synthetic people, table and figures (_runs/demo); METHODS="baseline fsd" SEEDS="0 1" for others
 	@$(WORKFLOW) --config study=demo "methods=$(METHODS)" "seeds=$(SEEDS)" results=_runs threads=$(THREADS) -- table $(OR_LOCKED)
 	@cat _runs/demo/table.md; echo; echo "table, records and figures: _runs/demo; the notebooks as they ran: _runs/notebooks/demo"
@@ -46,13 +50,13 @@ grid: $(READY)  ## runs into results/: make grid STUDY=demo SEEDS="0 1 2" METHOD
 
 start: $(READY)  ## train the demo's warm start again and replace the weights in the package
 	@mkdir -p _runs/notebooks
-	@set -o pipefail; $(PAPERMILL) nbs/experiments/warm_start.ipynb _runs/notebooks/warm_start.ipynb -p full True -r out $(RESULTS)/demo_start/runs/heatmaps-seed0 \
+	@set -o pipefail; $(PAPERMILL) nbs/experiments/warm_start.ipynb _runs/notebooks/warm_start.ipynb -p full True -r out $(RESULTS)/demo_start/runs/no_distillation-seed0 \
 	  2>&1 | $(BIN)/python tools/plain_log.py
 
-clutter: $(READY)  ## train five methods of the demo, three seeds, and evaluate them against clutter and crowding, into results/demo
+clutter: $(READY)  ## evaluate five methods of the demo, three seeds, against clutter and crowding, into results/demo; trains those that kept no weights
 	@mkdir -p _runs/notebooks
 	@set -o pipefail; OMP_NUM_THREADS=$(THREADS) $(PAPERMILL) nbs/experiments/clutter_and_crowd.ipynb _runs/notebooks/clutter_and_crowd.ipynb -p seeds 3 -p pictures 200 \
-	  -r out $(RESULTS)/demo 2>&1 | $(BIN)/python tools/plain_log.py
+	  -r kept "$(if $(wildcard $(RESULTS)/demo/runs/baseline-seed0/last.safetensors),$(RESULTS))" -r out $(RESULTS)/demo 2>&1 | $(BIN)/python tools/plain_log.py
 
 benchmarks: $(READY)  ## times of one model on this machine, into results/benchmarks: VARIANT=t DEVICE=cuda BATCH=128 BATCHES="64 128 256" WORKERS=16 COMPILE=True
 	@mkdir -p _runs/notebooks
@@ -66,6 +70,16 @@ unlock: $(READY)  ## after a call of demo or grid was killed
 
 test: $(READY)  ## everything CI checks; make test STEPS="sync tests" for a part
 	@$(BIN)/python tools/check.py $(STEPS)
+
+quick: $(READY)  ## the same in a minute, for every commit: without notebooks, documents, slow tests and the README's commands
+	@$(BIN)/python tools/check.py sync readme ruff quick
+
+# git finds nbdev's programs in .venv, whether or not it is activated
+hooks: $(READY)  ## once per clone: git merges notebooks cell by cell (nbdev's merge driver)
+	@test -d .git || { echo "no .git folder here: run 'make hooks' in the clone itself, not in a worktree" >&2; exit 1; }
+	@$(BIN)/nbdev_install_hooks
+	@git config --local merge.nbdev-merge.driver "'$(abspath $(BIN))/nbdev_merge' %O %A %B %P"
+	@printf '#!/bin/sh\nexec "%s/nbdev_trust"\n' "$(abspath $(BIN))" > .git/hooks/post-merge
 
 pair: $(READY)  ## write the scripts of the experiment notebooks (nbs/experiments/_py)
 	@$(BIN)/python tools/pair.py

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['CROWDED', 'CROWD_LEVELS', 'TOOL_LEVELS', 'MATCH_OKS', 'ERRORS', 'GOOD', 'NEAR', 'SCORE_THRESHOLD', 'RECALLS',
            'joint_similarity', 'oks', 'read_ground_truth', 'read_results', 'write_results', 'labelled_people',
-           'crowd_index', 'crowd_images', 'coco_evaluator', 'accumulate', 'average_precision', 'match_people',
-           'error_types', 'joint_table', 'joint_scores', 'hotcoco_tables', 'evaluate', 'fix_errors', 'precision_recall',
-           'person_oks', 'person_scores', 'inference', 'flip_heatmaps', 'predict', 'oks_nms', 'ImageMatches',
-           'image_matches', 'weighted_ap', 'paired_bootstrap', 'paired_seeds']
+           'crowd_index', 'crowd_images', 'set_size', 'coco_evaluator', 'accumulate', 'average_precision',
+           'match_people', 'error_types', 'joint_table', 'joint_scores', 'hotcoco_tables', 'evaluate', 'fix_errors',
+           'precision_recall', 'person_oks', 'person_scores', 'inference', 'flip_heatmaps', 'predict', 'oks_nms',
+           'ImageMatches', 'image_matches', 'weighted_ap', 'paired_bootstrap', 'paired_seeds']
 
 # %% ../nbs/08_evaluation.ipynb #161a3e1a
 import io
@@ -195,6 +195,14 @@ def crowd_images(
     levels = usual if levels is None else levels
     out = {'crowd': [i for i, c in index.items() if c > CROWDED]}
     return out | {name: [i for i, c in graded.items() if low < c <= high] for name, (low, high) in levels.items()}
+
+def set_size(
+    data: dict,  # of `read_ground_truth`
+) -> dict:  # images, people (labelled), crowd_images, crowd_people
+    "How many images and people stand behind AP and behind AP (crowd)."
+    people, crowd = labelled_people(data), crowd_images(data)['crowd']
+    return dict(images=len(data['images']), people=sum(map(len, people.values())),
+                crowd_images=len(crowd), crowd_people=sum(len(people[i]) for i in crowd))
 
 # %% ../nbs/08_evaluation.ipynb #d7e1b347
 def coco_evaluator(
@@ -466,10 +474,11 @@ def flip_heatmaps(
     images: torch.Tensor,  # (N,3,H,W) normalised crops
     skeleton: Skeleton,  # names left and right
     together: bool | None = None,  # whether the mirrored images join the same pass; None: on a GPU
+    **kwargs,  # for `model.heatmaps`, such as cycle=-1
 ) -> torch.Tensor:  # (N,K,h,w) float32
     "Heatmaps averaged with those of the mirrored images; raises `ValueError` where they do not fit the skeleton."
-    if images.is_cuda if together is None else together: heatmaps, mirrored = model.heatmaps(torch.cat([images, images.flip(-1)])).float().chunk(2)
-    else: heatmaps, mirrored = (model.heatmaps(x).float() for x in (images, images.flip(-1)))
+    if images.is_cuda if together is None else together: heatmaps, mirrored = model.heatmaps(torch.cat([images, images.flip(-1)]), **kwargs).float().chunk(2)
+    else: heatmaps, mirrored = (model.heatmaps(x, **kwargs).float() for x in (images, images.flip(-1)))
     _stride(images, heatmaps, skeleton)
     return flip_merge(heatmaps, mirrored, skeleton.flip_index, shift=1)
 
@@ -482,14 +491,17 @@ def predict(
     category_id: int | None = None,  # of people in the results; None: the dataset's own, else 1
     nms: float | None = .9,  # `oks_nms` for a detector's boxes, None: keep all; ground-truth boxes are never dropped
     gather=None,  # where several processes share the loader's dataset: called with this one's results, returns everybody's
+    cycle: int = 0,  # whose heatmaps: 0 the first cycle's, -1 the deepest's; another than 0 needs `heatmaps(images, cycle)`
 ) -> list[dict]:  # COCO keypoint results: image_id, category_id, keypoints [x, y, peak] * K in image px, score
     "Predict the joints of every person of a loader; raises `ValueError` for heatmaps that do not fit the dataset."
     skeleton, results, detected = loader.dataset.skeleton, [], False
     category_id = getattr(loader.dataset, 'category_id', 1) if category_id is None else category_id
+    asked = dict(cycle=cycle) if cycle else {}  # any network with `heatmaps(images)` will do for the first
     with inference(model):
         for batch in loader:
             images = to_input(batch['image'], device)
-            heatmaps = flip_heatmaps(model, images, skeleton) if flip_test else model.heatmaps(images).float()
+            heatmaps = (flip_heatmaps(model, images, skeleton, **asked) if flip_test
+                        else model.heatmaps(images, **asked).float())
             joints, peaks = decode(heatmaps, _stride(images, heatmaps, skeleton), refine='dark', kernel=11)
             results += _as_results(batch, joints.cpu().double(), peaks.cpu().double(), category_id)
             detected |= bool((batch['ann_id'] < 0).any())

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['use_style', 'to_picture', 'draw_pose', 'overlay', 'show_images', 'example_person', 'method_colours',
-           'learning_curves', 'expected_against_measured', 'gains', 'measured', 'sweep_plot', 'keypoint_weights',
+           'learning_curves', 'expected_against_measured', 'forest', 'measured', 'sweep_plot', 'keypoint_weights',
            'mask_evolution', 'show_predictions']
 
 # %% ../nbs/12_figures.ipynb #0e192b9d
@@ -21,8 +21,9 @@ import seaborn as sns
 import torch
 from matplotlib.ticker import MaxNLocator
 
+from .comparisons import MARGIN
 from .data import IMAGENET_MEAN, IMAGENET_STD, PoseDataset, to_input
-from .experiments import METHODS, SWEEPS, expected_table, gather, gather_sweep, paired_gain, sweep_gain
+from .experiments import CONTROLS, METHODS, SWEEPS, expected_table, paired_gain, sweep_contrasts
 from .heatmaps import decode
 from .skeletons import COCO, Skeleton
 from .synthetic import make_dataset
@@ -160,25 +161,36 @@ def expected_against_measured(
     return fig
 
 # %% ../nbs/12_figures.ipynb #12e3fcd0
-def gains(
-    runs: pd.DataFrame,  # from `gather`
-    metrics=('AP',),  # columns of `runs`, one panel each
-    labels=None,  # what a metric is called, by name
+def forest(
+    judged: pd.DataFrame,  # of `contrasts`
+    expected=None,  # gain that the guide expects, by method
+    others: pd.DataFrame | None = None,  # of `other_people`: the same gains on other people
+    label: str = 'gain over the baseline (AP points)',  # of the axis
 ):  # the matplotlib figure
-    "Paired differences to the baseline: a dot per seed, the mean with its 95% interval."
-    methods = [m for m in dict.fromkeys([*expected_table().index, *runs.method]) if m != 'baseline' and m in set(runs.method)]
-    fig, axes = plt.subplots(1, len(metrics), figsize=(1.6 + 3.2 * len(metrics), .8 + .34 * len(methods)), sharey=True, squeeze=False)
-    by = runs.set_index(['method', 'seed'])
-    for ax, metric in zip(axes[0], metrics, strict=True):
-        for i, m in enumerate(methods):
-            mean, half, n = paired_gain(runs, m, metric)
-            seeds = [s for s in runs[runs.method == m].seed if ('baseline', s) in by.index]
-            ax.plot([by.at[(m, s), metric] - by.at[('baseline', s), metric] for s in seeds], [i] * len(seeds), '.', color='.6', ms=6)
-            if n: ax.errorbar(mean, i, xerr=half if n > 1 else None, fmt='o', capsize=3, color='C0' if m in expected_table().index else 'C1')
-        ax.axvline(0, color='.4', lw=1)
-        ax.set(xlabel=f"measured gain, {(labels or {}).get(metric, metric)} (points)", yticks=range(len(methods)), ylim=(len(methods) - .5, -.5))
-        ax.set_yticklabels(methods)
-        if runs.seed.nunique() == 1: ax.set_title('one seed: no interval, no statement', fontsize='small')
+    "Forest plot of differences with their intervals and verdicts."
+    expected, n = {} if expected is None else dict(expected), len(judged)
+    fig = plt.figure(figsize=(5.8, 1.2 + .36 * n))  # narrow, so that it can be read on a telephone
+    ax = fig.gca()
+    ax.axvspan(-MARGIN, MARGIN, color='.93', lw=0, zorder=0)
+    ax.axvline(0, color='.4', lw=1, zorder=1)
+    shift = .16 if others is not None and len(others) else 0.
+    for i, (_, c) in enumerate(judged.iterrows()):
+        half = None if np.isnan(c.high) else c.high - c.difference
+        ax.errorbar(c.difference, i - shift, xerr=half, fmt='o', ms=5, capsize=3, color='C7' if c.method in CONTROLS else 'C0',
+                    label='_' if i else 'measured, 95% interval')
+        if shift and c.method in set(others.method) and c.reference == 'baseline':
+            o = others.set_index('method').loc[c.method]
+            ax.errorbar(o.difference, i + shift, xerr=o.high - o.difference, fmt='s', ms=3.5, lw=1, capsize=2, color='C1', mfc='w')
+        if c.method in expected and c.reference == 'baseline': ax.plot(expected[c.method], i - shift, 'D', ms=6, mfc='none', mec='k')
+        ax.annotate(c.verdict, (1.02, i), xycoords=('axes fraction', 'data'), va='center', fontsize='small', annotation_clip=False)
+    if shift: ax.errorbar([], [], xerr=[], fmt='s', ms=3.5, lw=1, color='C1', mfc='w', label='the same on other people')
+    if expected: ax.plot([], [], 'D', ms=6, mfc='none', mec='k', label='expected by the guide, on COCO')
+    if set(judged.method) & set(CONTROLS): ax.plot([], [], 'o', ms=5, color='C7', label='control')
+    names = [c.method + (f'\n− {c.reference}' if c.reference != 'baseline' else '') for _, c in judged.iterrows()]
+    ax.set(xlabel=label, yticks=range(n), ylim=(n - .4, -.6))
+    ax.set_yticklabels(names)
+    ax.grid(axis='y', visible=False)
+    fig.legend(*ax.get_legend_handles_labels(), fontsize='small', loc='outside lower center', ncols=2, frameon=False)
     return fig
 
 # %% ../nbs/12_figures.ipynb #454c5da0
@@ -205,16 +217,18 @@ def sweep_plot(
     results='results',  # folder with the study's records
     label: str = '',  # of the axis; empty: the sweep's name
 ):  # the matplotlib figure
-    "Paired gain in AP and in AP (crowd) at each point of a sweep, with 95% intervals over seeds."
-    runs, own = gather_sweep(sweep, study, results), gather(study, results)
-    points = [p for p in SWEEPS[sweep] if p.method != 'baseline' and p.label in set(runs.label)]
+    "Paired gain in AP and in AP (crowd) at each point of a sweep, with 95% intervals."
+    judged = {m: sweep_contrasts(sweep, study, results, m).set_index('label') for m in ('AP', 'AP_crowd')}
+    points = [p for p in SWEEPS[sweep] if p.method != 'baseline' and p.label in judged['AP'].index]
     groups = list(dict.fromkeys(p.group for p in points))
     fig, axes = plt.subplots(1, len(groups), figsize=(5.2 if len(groups) == 1 else 4.2 * len(groups), 3), sharey=True, squeeze=False)
     for ax, group in zip(axes[0], groups, strict=True):
         here = [p for p in points if p.group == group]
         for j, (metric, name) in enumerate((('AP', 'AP'), ('AP_crowd', 'AP (crowd)'))):
-            g = np.array([sweep_gain(p, runs, own, metric) for p in here])
-            ax.errorbar(np.arange(len(here)) + .12 * j - .06, g[:, 0], yerr=np.nan_to_num(g[:, 1]), fmt='os'[j], capsize=3, color=f'C{j}', label=name)
+            g = judged[metric].reindex([p.label for p in here])
+            ax.errorbar(np.arange(len(here)) + .12 * j - .06, g.difference, yerr=np.nan_to_num((g.high - g.difference).astype(float)),
+                        fmt='os'[j], capsize=3, color=f'C{j}', label=name)
+        ax.axhspan(-MARGIN, MARGIN, color='.93', lw=0, zorder=0)
         ax.axhline(0, color='.4', lw=1)
         ax.set(xlabel=label or sweep.replace('_', ' '), title=group if len(groups) > 1 else '', xticks=range(len(here)))
         ax.set_xticklabels([str(p.value).split(' (')[0] for p in here])

@@ -345,9 +345,10 @@ class SDPose(nn.Module):
 
     def heatmaps(self,
         images: Tensor,  # (N,3,H,W)
+        cycle: int = 0,  # which one, counted as in a list: 0 the first, -1 the deepest
     ) -> Tensor:  # (N,K,H,W)
-        "Heatmaps of the first cycle alone: what inference runs."
-        return self(images, cycles=1)[0].heatmaps
+        "Heatmaps of one cycle, of the first unless told: what inference runs; raises `IndexError` for no such cycle."
+        return self(images, cycles=range(self.variant.cycles)[cycle] + 1)[-1].heatmaps
 
 # %% ../nbs/05_models.ipynb #fc526f1b
 def _check_images(images, size):

@@ -613,11 +613,12 @@ def validate(
     device,  # where the model is
     results_file=None,  # write the predictions there, in COCO results form
     backend: str = 'pycocotools',  # evaluator, see `evaluate`
+    cycle: int = 0,  # 0: the first, what inference runs; -1: the deepest, the teacher
 ) -> dict:  # metrics of `evaluate`
-    "AP of the first cycle on a validation set; what `skip_bad` left out of the set does not count as missed. Processes share the work."
+    "AP of one cycle on a validation set; what `skip_bad` left out of the set does not count as missed. Processes share the work."
     team = join_processes(torch.device(device))
     loader = make_loader(val_set, config.batch_size, workers=config.workers, rank=team.rank, world_size=team.count)
-    results, metrics = predict(model, loader, config.flip_test, device, gather=team.in_turn), None
+    results, metrics = predict(model, loader, config.flip_test, device, gather=team.in_turn, cycle=cycle), None
     if team.main:
         if results_file: write_results(results_file, results)
         metrics = evaluate(val_set.annotation_file, results, val_set.skeleton, backend, skip_bad=val_set.skip_bad, without=val_set.lost)

@@ -12,7 +12,8 @@ from conftest import LIMIT
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not any(q[0] in "_." for q in p.relative_to(ROOT).parts))
-ROOMS = ["skeletons", "heatmaps", "masks", "losses", "models", "synthetic", "data", "evaluation", "training", "probes", "prediction", "experiments", "figures", "cli"]
+ROOMS = ["skeletons", "heatmaps", "masks", "losses", "models", "synthetic", "data", "evaluation", "comparisons", "training", "probes", "prediction",
+         "experiments", "figures", "cli"]
 
 
 def name(p):

@@ -1,6 +1,7 @@
 """Everything that must hold: `make test` runs it, CI runs `make test`. Works in a clone with uncommitted changes too.
 
 usage: python tools/check.py [sync readme ruff notebooks docs tests commands]    (none named: all, in this order)
+       python tools/check.py sync readme ruff quick    (what `make quick` runs)
 """
 import filecmp
 import os
@@ -22,6 +23,12 @@ OPTIONAL = dict(
               "ochuman_sample/test_ochuman.json"),
     FSD_REFERENCE=("parity/fill_rule.py", "parity/sdpose_t.npz", "sdpose_keys_t.json"))
 PACKAGES = ("hotcoco", "onnx", "onnxscript", "onnxruntime")
+SLOW = (  # tests that `quick` leaves out: they start programs, several processes or a browser, and take most of the time
+    "tests/test_workflow.py", "tests/test_processes.py", "tests/test_site.py",
+    "tests/test_experiments.py::test_clutter_and_crowd_trains_and_records",
+    "tests/test_experiments.py::test_papermill_from_another_folder",
+    "tests/test_experiments.py::test_wrong_parameters_fail_before_work_begins",
+)
 
 
 def run(*command, **kwargs):
@@ -108,6 +115,11 @@ def tests():
     run("python", "-m", "pytest", "-q", "-n", "2", "tests")
 
 
+def quick():
+    "The tests without the slow ones, two at a time; part of `tests`, so not run with everything."
+    run("python", "-m", "pytest", "-q", "-n", "2", "-m", "not slow", *(f"--deselect={t}" for t in SLOW), "tests")
+
+
 def commands():
     "The commands that README.md gives, as written; `make test` is what runs this."
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.S)
@@ -127,15 +139,16 @@ def commands():
 
 
 STEPS = dict(sync=sync, readme=readme, ruff=ruff, notebooks=notebooks, docs=docs, tests=tests, commands=commands)
+PARTS = dict(quick=quick)  # steps that only run when named
 
 if __name__ == "__main__":
     os.environ.setdefault("FSD_CACHE", str(ROOT / "_data"))
     os.environ["PATH"] = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     for name in sys.argv[1:] or STEPS:
-        if name not in STEPS:
-            sys.exit(f"unknown step {name!r}; known: {', '.join(STEPS)}")
-        start = time.monotonic()
-        print(f"== {name}: {STEPS[name].__doc__.splitlines()[0]}", flush=True)
-        STEPS[name]()
+        if name not in STEPS | PARTS:
+            sys.exit(f"unknown step {name!r}; known: {', '.join(STEPS | PARTS)}")
+        step, start = (STEPS | PARTS)[name], time.monotonic()
+        print(f"== {name}: {step.__doc__.splitlines()[0]}", flush=True)
+        step()
         print(f"   {time.monotonic() - start:.0f} s", flush=True)
     print("all checks passed")

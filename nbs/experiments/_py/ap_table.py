@@ -13,87 +13,82 @@
 
 # %% [markdown]
 # The columns called *expected* are the guide's, for COCO; nobody measured them. *Published* is the SDPose paper [@sdpose2024]. The columns called *measured* come from the run records of the
-# study below, and from nothing else. An interval that leaves out zero is a reason to look closer, not a proof: many intervals are looked at, and all gains share the same baseline runs.
+# study below, and from nothing else. Every difference has an interval over seeds and, where predictions were kept, pictures. Its verdict is corrected for the number of rows ([comparisons](../08_comparisons.ipynb)).
 
 # %%
 #| hide
-import json
 from pathlib import Path
 
-import pandas as pd
 from IPython.display import Markdown
 
 from fsd_sdpose.experiments import (
-    STUDIES,
+    PLACE_PAIRS,
     ap_table,
     check_parameters,
     conditions,
+    contrasts,
+    expected_table,
     gather,
     gather_history,
-    image_interval,
+    other_people,
     repository_results,
-    resolve,
-    study_files,
+    sentence,
     to_markdown,
-    verdict,
     write_table,
 )
-from fsd_sdpose.figures import expected_against_measured, gains, learning_curves, use_style
+from fsd_sdpose.figures import forest, learning_curves, use_style
 
 use_style()
+
+def folded(summary, text):
+    "Text that opens with a click."
+    return Markdown(f'<details>\n<summary>{summary}</summary>\n\n{text}\n\n</details>')
+
+def listed(judged, metric='AP'):
+    "A sentence per row."
+    return '\n'.join(f'- {sentence(c, metric)}' for _, c in judged.iterrows())
+
 
 # %% tags=["parameters"]
 study: str = 'demo'  # a key of fsd_sdpose.experiments.STUDIES
 results: str = ''  # folder with <study>/runs/<run>/record.json, where table and figures are written too; empty: the repository's, read only
 
 # %%
+#| label: fig-ap-gains
+#| fig-cap: Gain over the baseline with its 95% interval. Diamonds are the guide's expectation for COCO; grey rows are controls; the grey band is the margin of 0.3 AP.
+#| fig-alt: A forest plot with a row per method, its gain, interval and verdict.
 check_parameters(globals(), study=str, results=str)
 folder = Path(results or repository_results())
-runs = gather(study, folder)
+runs, guide, others = gather(study, folder), expected_table(), other_people(study, folder)
+judged = contrasts(runs)
+fig_gains = forest(judged, guide.expected_AP - guide.expected_AP['baseline'], others) if len(judged) else None
+
+# %% [markdown]
+# ## The table
+
+# %%
 Markdown(to_markdown(ap_table(study, folder)) + '\n\n' + conditions(runs))
 
 # %% [markdown]
-# ## Reading it
+# ## In words
+#
+# To beat the baseline is not enough. If the *place* of the weights mattered, FSD would also beat its own weights in shuffled order; if distillation mattered, it would beat the network without any.
 
 # %%
-methods = [m for m in runs.method.unique() if m != 'baseline']
-for metric in ('AP', 'AP_crowd'):
-    for m in methods: print(verdict(runs, m, metric))
-print(f'Each line is looked at by itself: of {2 * len(methods)} intervals, chance alone would put about {.05 * 2 * len(methods):.0f} beside zero; they are not independent.')
+against = contrasts(runs, PLACE_PAIRS)
+Markdown(listed(against) or 'The controls were not run.')
+
+# %%
+folded('Every method against the baseline, AP and AP (crowd)', listed(judged) + '\n' + listed(contrasts(runs, metric='AP_crowd'), 'AP (crowd)'))
 
 # %% [markdown]
-# Better than the baseline is not enough: if the *place* of the weights mattered, FSD would also beat the same weights in the wrong places, and the network without any distillation.
+# Some of these networks were evaluated on other people too (`make clutter`): the orange marks of the figure.
 
 # %%
-for reference in ('fsd_shuffled', 'heatmaps'):
-    for m in ('fsd', 'fsd_strong', 'dynamic', 'fsd_adaptive'):
-        if (runs.method == m).any(): print(verdict(runs, m, reference=reference))
-
-# %%
-#| label: fig-gains
-#| fig-cap: Measured gain over the baseline of the same seed, one grey dot per seed, mean with 95% interval; controls in orange.
-fig_gains = gains(runs, ('AP', 'AP_crowd'), dict(AP_crowd='AP (crowd)'))
-
-# %% [markdown]
-# The guide's expectation against the measurement: points on the dashed line would agree.
-
-# %%
-#| label: fig-expected
-#| fig-cap: Expected gain (guide, COCO) against measured gain (this study), with 95% intervals over seeds where there are several.
-fig_expected = expected_against_measured(runs)
-
-# %% [markdown]
-# How much of a gain belongs to the validation pictures: the images are drawn again with replacement, the same draws for both methods, and the gain is averaged over the seeds each time.
-
-# %%
-saved = runs[[Path(f, 'results.json').exists() for f in runs.folder]]
-truth = None
-if len(saved) and STUDIES[study].val == 'synthetic':
-    truth = study_files(resolve(study, 'baseline', 0, json.loads(saved.overrides.iloc[0]))[0], splits=('val',))['val'][0]
-rows = [(m, *image_interval(runs, m, truth)) for m in methods] if truth else []
-images = pd.DataFrame(rows, columns=['method', 'low (AP)', 'high (AP)', 'seeds']).query('seeds > 0').round(2)
-caption = '95% interval of the gain over validation images, for runs whose predictions were kept'
-images.style.format(precision=2).hide().set_caption(caption) if len(images) else print('no predictions beside the records: no interval over images')
+text = '; '.join(f"{c.method} {c.difference:+.2f} ({c.low:+.2f} to {c.high:+.2f})" for _, c in others.iterrows()).replace('-', '−')
+Markdown(f"Gains over the baseline on {others.sets.iloc[0]} sets of pictures ({others.people.iloc[0]:,} people, the same ones at several levels), "
+         f"{others.seeds.iloc[0]} seeds, intervals over seeds alone: {text}. "
+         "See [clutter and crowd](clutter_and_crowd.ipynb)." if len(others) else 'No record on other people for this study.')
 
 # %%
 #| label: fig-learning
@@ -103,4 +98,5 @@ fig_curves = learning_curves(gather_history(study, folder), ('loss_heatmap', 'AP
 # %%
 if results:
     write_table(study, folder)
-    for name, f in (('gains', fig_gains), ('learning_curves', fig_curves), ('expected_against_measured', fig_expected)): f.savefig(folder / study / f'{name}.png')
+    for name, f in (('gains', fig_gains), ('learning_curves', fig_curves)):
+        if f: f.savefig(folder / study / f'{name}.png')

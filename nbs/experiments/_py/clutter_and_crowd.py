@@ -12,8 +12,8 @@
 # > If foreground weights help because backgrounds distract, the gain should grow with clutter; if they help among people, with crowding. Both are dials of the synthetic pictures.
 
 # %% [markdown]
-# The same trained networks are evaluated on validation sets that differ in one thing: how full the background is, or how close people stand. Pictures of one number show the same people at every level. The
-# control `fsd_shuffled` has FSD's weights in the wrong places: what it gains too is not owed to the foreground.
+# The same trained networks are evaluated on validation sets that differ in one thing: how full the background is, or how close people stand. Within each kind of set, the n-th picture shows the same people at every level. The
+# control `fsd_shuffled` gives the tokens FSD's weights in an order drawn anew at each step. A gain that it shares does not come from the place of the weights.
 
 # %%
 #| hide
@@ -28,9 +28,9 @@ import seaborn as sns
 import torch
 from IPython.display import Markdown
 
+from fsd_sdpose.comparisons import contrast, holm
 from fsd_sdpose.data import PoseDataset, write_json
-from fsd_sdpose.evaluation import paired_seeds
-from fsd_sdpose.experiments import METHODS, STUDIES, check_parameters, environment, load_run, load_start, repository_results, resolve, run_experiment
+from fsd_sdpose.experiments import METHODS, STUDIES, check_parameters, environment, load_run, load_start, repository_results, resolve, run_experiment, run_folder
 from fsd_sdpose.figures import method_colours, use_style
 from fsd_sdpose.models import sdpose
 from fsd_sdpose.synthetic import make_dataset
@@ -39,14 +39,15 @@ from fsd_sdpose.training import validate
 use_style()
 
 # %% tags=["parameters"]
-methods: str = 'baseline fsd fsd_strong fsd_shuffled heatmaps'  # keys of fsd_sdpose.experiments.METHODS, the baseline first
+methods: str = 'baseline fsd fsd_strong fsd_shuffled no_distillation'  # keys of fsd_sdpose.experiments.METHODS, the baseline first
 seeds: int = 0  # number of seeds to train; 0: none, the committed record is shown
 pictures: int = 24  # of each validation set; the committed record has 200
 overrides: dict = {}  # settings of the training that differ from the study's
+kept: str = ''  # results folder whose runs of the study kept their weights, to evaluate those; empty: train anew
 out: str = ''  # folder of a new record; empty: none is written
 
 # %%
-check_parameters(globals(), methods=str, seeds=int, pictures=int, overrides=dict, out=str)
+check_parameters(globals(), methods=str, seeds=int, pictures=int, overrides=dict, kept=str, out=str)
 if unknown := set(methods.split()) - set(METHODS): raise ValueError(f"unknown methods {sorted(unknown)}; known: {', '.join(METHODS)}")
 
 # %% [markdown]
@@ -82,15 +83,17 @@ start.pivot(index='factor', columns='level', values='AP').style.format('{:.1f}')
 # %% [markdown]
 # ## Measured
 #
-# `make clutter` trains every method again, three seeds each, and evaluates it on all sets; below is what a committed record holds.
+# `make clutter` takes the weights that `make grid` left in the results, or trains the methods again where there are none, three seeds each. It evaluates each network on all sets. Unless this page has just trained some itself, the committed record is shown.
 
 # %%
 began, rows = time.time(), []
 for seed in range(seeds):
     for method in methods.split():
-        run = Path(scratch.name, f'{method}-{seed}')
-        run_experiment('demo', method, seed, overrides, out=run, show=False, keep_weights=True)
-        rows += ap_of(load_run(run)[2], method=method, seed=seed)
+        run = run_folder(kept or scratch.name, 'demo', method, seed)
+        if not kept: run_experiment('demo', method, seed, overrides, out=run, show=False, keep_weights=True)
+        network = load_run(run)[2]
+        if network is None: raise FileNotFoundError(f'{run} has no weights: leave kept empty to train anew')
+        rows += ap_of(network, method=method, seed=seed)
         print(f'{method}, seed {seed}: done after {time.time() - began:.0f} s', flush=True)
 name = 'clutter_and_crowd.json'
 record = dict(what='AP against clutter and crowd', study='demo', pictures=pictures, seeds=seeds, overrides=overrides, scenes=study.scene, seconds=round(time.time() - began),
@@ -104,7 +107,7 @@ shown = record or (json.loads(file.read_text()) if file.exists() else None)
 def gain_of(table, method):
     "Gain over the baseline of the same seed with its 95% interval over seeds; the table has one AP per method and seed."
     ap = table.pivot(index='seed', columns='method', values='AP')
-    return paired_seeds(ap[method].to_dict(), ap['baseline'].to_dict())
+    return contrast(ap[method].to_dict(), ap['baseline'].to_dict())
 
 
 # %%
@@ -142,18 +145,18 @@ def growth(table, factor, method):
     rise = (ends[LEVELS[-1]] - ends[LEVELS[0]]).rename('AP').reset_index()
     return gain_of(rise, method)
 
-def change(factor, method):
-    "That in words."
-    g = growth(table, factor, method)
-    verdict = 'grows' if g['low'] > 0 else 'shrinks' if g['high'] < 0 else 'no change found'
+def change(factor, method, g, adjusted):
+    "That in words; the p-value is corrected for all lines."
+    verdict = 'no change shown' if not adjusted < .05 else 'grows' if g['difference'] > 0 else 'shrinks'
     return (f"- {factor}, {method}: the gain over the baseline changes by {g['difference']:+.2f} AP, 95% interval {g['low']:+.2f} to {g['high']:+.2f} "
-            f"over {g['seeds']} seeds: {verdict}")
+            f"over {g['seeds']} seeds, adjusted p {adjusted:.2g}: {verdict}")
 
-def conditions(r, intervals):
-    "Where the numbers are from, and what chance would do."
+def conditions(r):
+    "Where the numbers are from, and what the intervals leave out."
     env = r['environment']
     return (f"Measured: demo, {r['pictures']} pictures per set, {r['seeds']} seeds, flip test {config.flip_test}, {env['device']}, commit {env['commit'][:10]}, {r['seconds']} s. "
-            f"Of {intervals} intervals of 95%, chance alone would put about {.05 * intervals:.1f} beside zero.")
+            "The record holds no predictions, so the intervals cover the seeds alone; counting the chance of the pictures too would widen them.")
 
-lines = [change(f, m) for f in FACTORS for m in order[1:]] if shown else []
-Markdown('\n'.join(lines) + '\n\n' + conditions(shown, len(lines)) if shown else 'No record yet: `make clutter`.')
+asked = [(f, m, growth(table, f, m)) for f in FACTORS for m in order[1:]] if shown else []
+lines = [change(f, m, g, p) for (f, m, g), p in zip(asked, holm([g['p'] for *_, g in asked]), strict=True)]
+Markdown('\n'.join(lines) + '\n\n' + conditions(shown) if shown else 'No record yet: `make clutter`.')

@@ -9,10 +9,10 @@
 # %% [markdown]
 # # Controls
 #
-# > What a difference means: no distillation, the right weights in the wrong places, and a detached teacher.
+# > What a difference means: runs without distillation, with FSD's weights in random order, and with a detached teacher.
 
 # %% [markdown]
-# `heatmaps` has no token distillation at all; `fsd_shuffled` gives the tokens of each picture FSD's own weights in random order; `token_detached` and `fsd_detached` stop the gradient at the
+# `no_distillation` has no token distillation at all; `fsd_shuffled` gives the tokens of each picture FSD's own weights in an order drawn anew at every step; `token_detached` and `fsd_detached` stop the gradient at the
 # teacher. If FSD works for the reason given, it beats `fsd_shuffled`.
 
 # %%
@@ -76,7 +76,7 @@ learning_curves(history, ('loss_heatmap', 'grad_visual', 'grad_keypoint'),
                 dict(loss_heatmap='heatmap loss', grad_visual='visual-token gradient, relative', grad_keypoint='keypoint-token gradient, relative'));
 
 # %% [markdown]
-# The mask before it is shuffled.
+# For `fsd_shuffled`, mask and weights are shown before the shuffle; training deals them to the tokens anew at every step.
 
 # %%
 #| label: fig-masks-control

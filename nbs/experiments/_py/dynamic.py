@@ -75,7 +75,7 @@ learning_curves(history, ('loss_heatmap', 'grad_visual', 'grad_keypoint'),
                 dict(loss_heatmap='heatmap loss', grad_visual='visual-token gradient, relative', grad_keypoint='keypoint-token gradient, relative'));
 
 # %% [markdown]
-# The weights at the end are the full emphasis; they were 1 everywhere at the beginning.
+# At the beginning the weights were 1 everywhere; those shown, from the end, carry the full emphasis.
 
 # %%
 #| label: fig-masks-dynamic
@@ -100,4 +100,4 @@ Markdown(to_markdown(table[table.method.isin(['baseline', 'dynamic'])]))
 # %%
 runs = gather('demo', repository_results())
 for metric in ('AP', 'AP_crowd'): print(verdict(runs, 'dynamic', metric))
-print(verdict(runs, 'dynamic', reference='fsd_shuffled'), 'That control has the same weights in the wrong places.')
+print(verdict(runs, 'dynamic', reference='fsd_shuffled'), 'That control shuffles the weights anew at every step.')

@@ -9,10 +9,10 @@
 # %% [markdown]
 # # Experiment 1: foreground self-distillation
 #
-# > Visual tokens under the teacher's heatmap count twice, background tokens half.
+# > Visual tokens under the teacher's heatmap count up to twice, background tokens half.
 
 # %% [markdown]
-# The claim: teaching where the person is helps, above all in crowds. Only the visual-token loss differs from the [baseline](baseline.ipynb).
+# The claim: it helps to teach most where the person is, above all in crowds. Only the visual-token loss differs from the [baseline](baseline.ipynb).
 
 # %%
 #| hide
@@ -99,4 +99,4 @@ Markdown(to_markdown(table[table.method.isin(['baseline', 'fsd'])]))
 # %%
 runs = gather('demo', repository_results())
 for metric in ('AP', 'AP_crowd'): print(verdict(runs, 'fsd', metric))
-print(verdict(runs, 'fsd', reference='fsd_shuffled'), 'That control has the same weights in the wrong places.')
+print(verdict(runs, 'fsd', reference='fsd_shuffled'), 'That control shuffles the weights anew at every step.')

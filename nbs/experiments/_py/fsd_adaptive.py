@@ -99,7 +99,7 @@ Markdown(to_markdown(table[table.method.isin(['baseline', 'fsd_adaptive'])]))
 # %%
 runs = gather('demo', repository_results())
 for metric in ('AP', 'AP_crowd'): print(verdict(runs, 'fsd_adaptive', metric))
-print(verdict(runs, 'fsd_adaptive', reference='fsd_shuffled'), 'That control has the same weights in the wrong places.')
+print(verdict(runs, 'fsd_adaptive', reference='fsd_shuffled'), 'That control shuffles the weights anew at every step.')
 
 # %% [markdown]
 # What the keypoint weights became (1: as in the baseline):

@@ -99,4 +99,4 @@ Markdown(to_markdown(table[table.method.isin(['baseline', 'fsd_strong'])]))
 # %%
 runs = gather('demo', repository_results())
 for metric in ('AP', 'AP_crowd'): print(verdict(runs, 'fsd_strong', metric))
-print(verdict(runs, 'fsd_strong', reference='fsd_shuffled'), 'That control has the same weights in the wrong places.')
+print(verdict(runs, 'fsd_strong', reference='fsd_shuffled'), 'That control shuffles the weights anew at every step.')

@@ -12,8 +12,8 @@
 # > Weights that have learned to find joints, without any distillation, so that six methods can be compared in minutes.
 
 # %% [markdown]
-# A pose transformer that starts from scratch first sits on a plateau. The study `demo` skips it: its runs continue from weights that ship with the package. The study `demo_start` trained them by
-# the heatmap loss alone (`no_distillation`), on pictures that the demo does not use. `make start` trains them again (parameter `full`) and replaces them; here a shortened run shows that it works.
+# From scratch the nano model first sits on a plateau. The study `demo` skips it: its runs continue from weights that ship with the package. The study `demo_start` trained them by
+# the heatmap loss alone (`no_distillation`), on pictures that the demo does not train on; both are validated on the same ones. `make start` trains them again (parameter `full`) and replaces them; here a shortened run shows that it works.
 
 # %%
 #| hide
@@ -43,7 +43,7 @@ STUDIES['demo_start'].settings, STUDIES['demo_start'].scene
 
 # %%
 folder = Path(out or tempfile.mkdtemp())
-record = run_experiment('demo_start', 'heatmaps', seed, {} if full else overrides, out=folder, keep_weights=True, resume=full)
+record = run_experiment('demo_start', 'no_distillation', seed, {} if full else overrides, out=folder, keep_weights=True, resume=full)
 if full: write_start(folder, 'demo')
 print(run_summary(record))
 

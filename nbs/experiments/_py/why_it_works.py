@@ -13,7 +13,7 @@
 
 # %% [markdown]
 # The claims: *less gradient from background*, *features more local to joints*, *more robust to occlusion*. A mechanism can work as described without helping, and a gain can come from elsewhere. So
-# every run's record holds the measurements of [probes](../10_probes.ipynb), and this page only gathers them. The control that matters is `fsd_shuffled`: the same weights in the wrong places.
+# the two are measured apart: every run's record holds the [probes](../10_probes.ipynb) beside its AP, and this page gathers them. The control that matters is `fsd_shuffled`: the same weights, dealt to the tokens anew at every step.
 
 # %%
 #| hide
@@ -48,7 +48,7 @@ results: str = ''  # folder with the study's records; empty: the repository's
 check_parameters(globals(), study=str, results=str)
 folder = results or repository_results()
 runs = gather(study, folder)
-order = ['heatmaps', 'baseline', 'fsd_shuffled', 'fsd', 'fsd_strong', 'dynamic']
+order = ['no_distillation', 'baseline', 'fsd_shuffled', 'fsd', 'fsd_strong', 'dynamic']
 runs = runs[runs.method.isin(order)].sort_values(['method', 'seed'], key=lambda c: c.map(order.index) if c.name == 'method' else c)
 
 def row(method, column):
@@ -66,8 +66,8 @@ def table(columns):
 # %% [markdown]
 # ## Less gradient from background
 #
-# The share of the visual-token loss's gradient that falls on background tokens, which the annotation defines ([probes](../10_probes.ipynb)). That FSD lowers it is close to arithmetic; how much is left is the question,
-# and how much the whole term weighs against the heatmap loss.
+# The share of the visual-token loss's gradient that falls on background tokens; the annotation decides which tokens those are ([probes](../10_probes.ipynb)). That FSD lowers it is almost arithmetic. The open questions are how
+# much is left, and how much the whole term weighs beside the heatmap loss.
 
 # %%
 runs['background'] = runs.probe_background_gradient.astype(float)
@@ -89,9 +89,12 @@ ratios.style.format('{:.2%}')
 # %% [markdown]
 # ## Features more local to joints
 #
-# Share of a keypoint token's attention (to visual tokens, first cycle, mean over layers) that falls near its joint, and the distance of the attention's centre from the joint.
+# Share of a keypoint token's attention (to visual tokens, first cycle, mean over layers) that falls near its joint, and the distance of the attention's centre from the joint. The yardstick is attention
+# that is the same everywhere: its centre is the middle of the crop. A trained network's centre may lie *further* from the joint than that: attention also goes to other joints.
 
 # %%
+yardstick = runs.probe_attention_distance_uniform.mean()
+print(f'distance of uniform attention, the yardstick: {yardstick:.1f} px')
 table({'probe_attention_local': 'attention near the joint, share (difference)', 'probe_attention_local_last': 'in the last layer', 'probe_attention_distance': 'distance, px'})
 
 # %%
@@ -123,7 +126,8 @@ for ax, z in zip(fig.axes, crosses, strict=False): ax.plot(*z, '+', color='c', m
 # %% [markdown]
 # ## More robust to occlusion
 #
-# OKS of joints that the annotation calls occluded, AP where people cover each other, and OKS of joints that the probe covered by a patch, with what covering costs.
+# Three measures: OKS of joints that the annotation calls occluded, AP of crowded pictures, and OKS of joints that the probe covered with a patch, together with what the patch cost. All of them rest on the few hundred people
+# of the validation set. How many pictures and people those are is said at the end of the page.
 
 # %%
 runs['cost'] = (runs.probe_OKS_clear - runs.probe_OKS_covered).astype(float)
@@ -141,7 +145,7 @@ measured(runs, 'OKS_occluded', 'OKS of occluded joints (percent)');
 # %%
 for column, what, digits in (('background', 'gradient share on background', 3), ('probe_attention_local', 'attention near the joint', 3),
                              ('OKS_occluded', 'OKS of occluded joints', 2), ('AP_crowd', 'AP (crowd)', 2)):
-    print(f'{what}:')
-    for m in [m for m in order if m in set(runs.method) - {'baseline', 'heatmaps'}]: print('  ' + verdict(runs, m, column, digits).replace(f' {column} ', ' ', 1))
+    print(f'{what} (a share; 0.01 is one percentage point):' if column.startswith(('background', 'probe')) else f'{what}:')
+    for m in [m for m in order if m in set(runs.method) - {'baseline', 'no_distillation'}]: print('  ' + verdict(runs, m, column, digits).replace(f' {column} ', ' ', 1))
     if {'fsd', 'fsd_shuffled'} <= set(runs.method): print('  ' + verdict(runs, 'fsd', column, digits, 'fsd_shuffled').replace(f' {column} ', ' ', 1))
 print(conditions(runs))
