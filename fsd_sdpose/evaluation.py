@@ -8,7 +8,7 @@ __all__ = ['CROWDED', 'CROWD_LEVELS', 'TOOL_LEVELS', 'MATCH_OKS', 'ERRORS', 'GOO
            'crowd_index', 'crowd_images', 'set_size', 'coco_evaluator', 'accumulate', 'average_precision',
            'match_people', 'error_types', 'joint_table', 'joint_scores', 'hotcoco_tables', 'evaluate', 'fix_errors',
            'precision_recall', 'person_oks', 'person_scores', 'inference', 'flip_heatmaps', 'predict', 'oks_nms',
-           'ImageMatches', 'image_matches', 'weighted_ap', 'paired_bootstrap', 'paired_seeds']
+           'ImageMatches', 'image_matches', 'weighted_ap', 'paired_bootstrap']
 
 # %% ../nbs/08_evaluation.ipynb #161a3e1a
 import io
@@ -23,7 +23,6 @@ import pandas as pd
 import torch
 from pycocotools.coco import COCO as CocoIndex
 from pycocotools.cocoeval import COCOeval
-from scipy import stats
 
 from .data import AREA_SHARE, bad_annotation, image_table, keypoint_category, read_json, to_input, write_json
 from .heatmaps import decode, flip_merge
@@ -620,19 +619,3 @@ def paired_bootstrap(
     drawn = [weighted_ap(a, w) - weighted_ap(b, w) for w in draws]
     low, high = np.nanpercentile(drawn, [50 - 50 * level, 50 + 50 * level]).tolist()
     return dict(AP=one, reference=two, difference=one - two, low=low, high=high, images=len(pool), resamples=resamples)
-
-# %% ../nbs/08_evaluation.ipynb #5f2f1e28
-def paired_seeds(
-    scores: dict,  # seed -> metric of the method
-    reference: dict,  # seed -> metric of the method it is compared with
-    level: float = .95,  # confidence
-) -> dict:  # difference (mean), low, high, seeds; low and high are NaN for a single seed
-    "Mean paired difference over seeds with Student's interval, @eq-seeds; raises `ValueError` where the seeds differ."
-    if scores.keys() != reference.keys() or not scores:
-        raise ValueError(f"a pair needs the same seeds on both sides, not {sorted(scores)} and {sorted(reference)}")
-    d = np.array([scores[k] - reference[k] for k in scores], float)
-    if bad := [k for k, v in zip(scores, d, strict=True) if not np.isfinite(v)]:
-        raise ValueError(f"the scores of seeds {bad} are not finite")
-    n = len(d)
-    half = stats.t.ppf((1 + level) / 2, n - 1) * d.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
-    return dict(difference=float(d.mean()), low=float(d.mean() - half), high=float(d.mean() + half), seeds=len(d))

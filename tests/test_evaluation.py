@@ -15,6 +15,7 @@ from pycocotools.coco import COCO as CocoIndex
 from pycocotools.cocoeval import COCOeval
 
 from fsd_sdpose import evaluation as ev
+from fsd_sdpose.comparisons import contrast
 from fsd_sdpose.data import PoseDataset, make_loader
 from fsd_sdpose.heatmaps import encode
 from fsd_sdpose.skeletons import COCO, CROWDPOSE, SKELETONS, skeleton_for
@@ -380,7 +381,7 @@ def test_seed_interval_covers_as_often_as_it_says():
     for _ in range(400):
         base = rng.normal(70, 3, 3)  # what a seed does to both methods
         a = dict(enumerate(base + rng.normal(1, .5, 3)))
-        out = ev.paired_seeds(a, dict(enumerate(base)))
+        out = contrast(a, dict(enumerate(base)))
         hits += out["low"] <= 1 <= out["high"]
     assert .92 < hits / 400 < .98
 
@@ -464,7 +465,7 @@ def test_other_arguments():
     with pytest.raises(ValueError, match="resamples must be positive"):
         ev.paired_bootstrap(data, [GOOD], [GOOD], resamples=0)
     with pytest.raises(ValueError, match="same seeds"):
-        ev.paired_seeds({}, {})
+        contrast({}, {})
 
 
 # ---- what a dataset leaves out ----------------------------------------------------------------------------------
