@@ -24,13 +24,15 @@ from fsd_sdpose.evaluation import (
 from .skeletons import skeleton_for
 
 # %% ../nbs/08_comparisons.ipynb #5f9004e3
+MARGIN = .3  # AP points: the smallest gain that the guide expects of any method
+
 def contrast(
     scores: dict,  # seed -> metric of a method, points
     reference: dict,  # seed -> the same of the method it is compared with
     drawn: dict | None = None,  # seed -> (R,) the method's metric in R draws of the pictures, `draw_metric`
     reference_drawn: dict | None = None,  # seed -> (R,) the reference's, in the same draws
     images: int = 0,  # how many pictures the draws are from
-    margin: float = .3,  # a gain smaller than this does not matter, points; NaN: there is no such margin
+    margin: float = MARGIN,  # a gain smaller than this does not matter, points; NaN: there is no such margin
     level: float = .95,  # confidence of the interval
 ) -> dict:  # difference, low, high, p (of no difference), p_margin (of a gain of `margin` or more), seeds, images
     "Mean difference over seeds, @eq-crossed; over seeds alone without draws; raises `ValueError` where the seeds differ."
@@ -103,8 +105,6 @@ def holm(
     return out
 
 # %% ../nbs/08_comparisons.ipynb #04bc55d9
-MARGIN = .3  # AP points: the smallest gain that the guide expects
-
 def judge(
     contrasts: list,  # of `contrast`, the rows of one table
     margin: float = MARGIN,  # that the contrasts were made with
@@ -114,6 +114,7 @@ def judge(
     table = pd.DataFrame(contrasts)
     table['p_holm'], small = holm(table['p']), holm(table['p_margin'])
     real, up = table['p_holm'] < alpha, table['difference'] > 0
-    words = [real & up, real & ~up, small < alpha, table['p'].isna()]
-    table['verdict'] = np.select(words, ['gain', 'loss', f'no gain of {margin:g} or more', 'one seed: no verdict'], 'undecided')
+    blind = table['p'].isna() | (table['p_margin'].notna() & (table['images'] == 0))  # one seed, or seeds alone
+    words = [blind, real & up, real & ~up, small < alpha]
+    table['verdict'] = np.select(words, ['no verdict', 'gain', 'loss', f'no gain of {margin:g} or more'], 'undecided')
     return table

@@ -10,8 +10,9 @@ __all__ = ['METHODS', 'CONTROLS', 'PAPER_EPOCHS', 'STUDIES', 'SCENES', 'PRESETS'
            'environment', 'peak_memory_mb', 'sha256', 'weights_digest', 'write_run', 'MaskWatch', 'plain_values',
            'own_folder', 'run_experiment', 'study_sets', 'load_run', 'read_record', 'gather', 'gather_history',
            'repository_results', 'expected_table', 'expectation', 'run_summary', 'run_draws', 'run_contrast',
-           'paired_gain', 'contrasts', 'ap_table', 'sentence', 'verdict', 'conditions', 'gather_sweep',
-           'sweep_contrasts', 'sweep_table', 'sweep_verdict', 'other_people', 'to_markdown', 'write_table']
+           'paired_gain', 'contrasts', 'ap_table', 'with_interval', 'sentence', 'verdict', 'conditions', 'gather_sweep',
+           'sweep_contrasts', 'sweep_table', 'sweep_verdict', 'other_people', 'other_machine', 'to_markdown',
+           'write_table']
 
 # %% ../nbs/11_experiments.ipynb #8e9d9c96
 import hashlib
@@ -769,7 +770,7 @@ def ap_table(
         for name, column in (('measured AP', 'AP'), ('measured AP (crowd)', 'AP_crowd')):
             row[name] = _spread(own[column]) if len(own) else 'not run'
         gain = judged.loc[m] if m in judged.index else None
-        row['measured gain'] = '' if m == 'baseline' or not len(own) else _gain(gain)
+        row['measured gain'] = '' if m == 'baseline' or not len(own) else with_interval(gain)
         rows.append(row | dict(verdict='' if gain is None else gain.verdict, seeds=len(own)))
     return pd.DataFrame(rows)
 
@@ -791,7 +792,10 @@ def _signed(x, digits=2):
     while digits < 6 and x and not float(f'{x:.{digits}f}'): digits += 1
     return f'{x:+.{digits}f}'.replace('-', '−')
 
-def _gain(c, digits=2):
+def with_interval(
+    c,  # of `contrast` or a row of `contrasts`, None where nothing was compared
+    digits: int = 2,  # decimals shown
+) -> str:
     "A difference with its interval."
     if c is None: return 'no baseline'
     if c['seeds'] == 1: return f"{_signed(c['difference'], digits)} (one seed: no interval)"
@@ -902,7 +906,7 @@ def sweep_table(
         row['measured AP'] = _spread(at.AP) if len(at) else 'not run'
         row['measured OKS of occluded joints'] = _spread(at.OKS_occluded) if len(at) else ''
         gain = judged.loc[p.label] if p.label in judged.index else None
-        row['measured gain'] = '' if p.method == 'baseline' or not len(at) else _gain(gain)
+        row['measured gain'] = '' if p.method == 'baseline' or not len(at) else with_interval(gain)
         rows.append(row | dict(verdict='' if gain is None else gain.verdict, seeds=len(at)))
     return pd.DataFrame(rows)
 
@@ -918,10 +922,11 @@ def sweep_verdict(
     judged = judged[judged.seeds > 1]
     if not len(judged): return 'Too few seeds for any statement.'
     found = judged[judged.verdict.isin(['gain', 'loss'])]
-    said = '; '.join(f"{c.label} {_gain(c)}, a {c.verdict}" for _, c in found.iterrows()) or 'no point gains or loses against its reference'
-    widest, alone = (judged.high - judged.low).max() / 2, judged.images.eq(0).any()
-    return (f"After Holm's correction over {len(judged)} points: {said}. The intervals reach up to {widest:.2f} AP to either side"
-            + ('. They cover the seeds alone where predictions were not kept: the pictures would widen them.' if alone else ', seeds and pictures together.'))
+    said = '; '.join(f"{c.label} {with_interval(c)}, a {c.verdict}" for _, c in found.iterrows()) or 'no point gains or loses against its reference'
+    reach = f"The intervals reach up to {(judged.high - judged.low).max() / 2:.2f} AP to either side"
+    if (blind := (judged.verdict == 'no verdict').sum()) == len(judged):
+        return f"No verdict on any of {blind} points: predictions were not kept, so the intervals leave out the pictures. {reach} even so."
+    return f"After Holm's correction over {len(judged)} points: {said}. {reach}." + f" {blind} points have no verdict: predictions were not kept." * bool(blind)
 
 # %% ../nbs/11_experiments.ipynb #c27f5e19
 def other_people(
@@ -939,6 +944,18 @@ def other_people(
     people = sets.groupby('factor').people.max().sum()  # the sets of one kind show the same people
     return judge(rows, MARGIN).assign(sets=len(sets), people=int(people))
 
+
+# %% ../nbs/11_experiments.ipynb #d3416f0e
+def other_machine(
+    study: str = 'demo',  # a study's name
+    results='results',  # folder with <study>/other_cpu.csv
+) -> pd.DataFrame:  # as `contrasts`; empty where there is no such file
+    "Gains over the baseline in runs on another kind of CPU; intervals over seeds alone, as their predictions were not kept."
+    file = Path(results, study, 'other_cpu.csv')
+    if not file.exists(): return pd.DataFrame(columns=['method', 'difference', 'low', 'high'])
+    ap = pd.read_csv(file).set_index(['method', 'seed']).AP
+    order = [m for m in METHODS if m in ap.index and m != 'baseline']
+    return judge([dict(method=m, reference='baseline') | contrast(ap[m].to_dict(), ap['baseline'].to_dict()) for m in order])
 
 # %% ../nbs/11_experiments.ipynb #5b876981
 def to_markdown(

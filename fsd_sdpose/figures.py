@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['use_style', 'to_picture', 'draw_pose', 'overlay', 'show_images', 'example_person', 'method_colours',
-           'learning_curves', 'expected_against_measured', 'forest', 'measured', 'sweep_plot', 'keypoint_weights',
-           'mask_evolution', 'show_predictions']
+           'learning_curves', 'forest', 'measured', 'sweep_plot', 'keypoint_weights', 'mask_evolution',
+           'show_predictions']
 
 # %% ../nbs/12_figures.ipynb #0e192b9d
 import json
@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 
 from .comparisons import MARGIN
 from .data import IMAGENET_MEAN, IMAGENET_STD, PoseDataset, to_input
-from .experiments import CONTROLS, METHODS, SWEEPS, expected_table, paired_gain, sweep_contrasts
+from .experiments import CONTROLS, METHODS, SWEEPS, sweep_contrasts
 from .heatmaps import decode
 from .skeletons import COCO, Skeleton
 from .synthetic import make_dataset
@@ -141,23 +141,6 @@ def learning_curves(
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if history.method.nunique() == 1: last.get_legend().remove()
     else: last.legend(fontsize='small', loc='upper left', bbox_to_anchor=(1, 1))
-    return fig
-
-# %% ../nbs/12_figures.ipynb #20bbebe9
-def expected_against_measured(
-    runs: pd.DataFrame,  # from `gather`
-    expected=None,  # folder with expected.csv; None: the repository's
-):  # the matplotlib figure
-    "Plot each method's measured gain over the baseline against the gain the guide expects."
-    guide, fig = expected_table(expected), plt.figure(figsize=(4.6, 3.4))
-    ax, gain = fig.gca(), guide.expected_AP - guide.expected_AP['baseline']
-    colours = method_colours()
-    for m in (m for m in guide.index if m != 'baseline' and m in set(runs.method)):
-        mean, half, n = paired_gain(runs, m)
-        ax.errorbar(gain[m], mean, yerr=half if n > 1 else None, fmt='o', capsize=3, color=colours[m], label=f'{m} ({n} seed{"s" * (n > 1)})')
-    ax.axline((0, 0), slope=1, color='.6', lw=1, ls='--', label='as expected'); ax.axhline(0, color='.6', lw=1)
-    ax.set(xlabel='expected gain (guide, COCO, AP)', ylabel='measured gain (AP)', xlim=(0, 1))
-    ax.legend(fontsize='small', loc='upper left', bbox_to_anchor=(1, 1))
     return fig
 
 # %% ../nbs/12_figures.ipynb #12e3fcd0

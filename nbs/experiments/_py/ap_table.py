@@ -34,6 +34,7 @@ from fsd_sdpose.experiments import (
     repository_results,
     sentence,
     to_markdown,
+    with_interval,
     write_table,
 )
 from fsd_sdpose.figures import forest, learning_curves, use_style
@@ -85,7 +86,7 @@ folded('Every method against the baseline, AP and AP (crowd)', listed(judged) + 
 # Some of these networks were evaluated on other people too (`make clutter`): the orange marks of the figure.
 
 # %%
-text = '; '.join(f"{c.method} {c.difference:+.2f} ({c.low:+.2f} to {c.high:+.2f})" for _, c in others.iterrows()).replace('-', '−')
+text = '; '.join(f'{c.method} {with_interval(c)}' for _, c in others.iterrows())
 Markdown(f"Gains over the baseline on {others.sets.iloc[0]} sets of pictures ({others.people.iloc[0]:,} people, the same ones at several levels), "
          f"{others.seeds.iloc[0]} seeds, intervals over seeds alone: {text}. "
          "See [clutter and crowd](clutter_and_crowd.ipynb)." if len(others) else 'No record on other people for this study.')

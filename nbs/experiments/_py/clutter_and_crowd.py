@@ -30,7 +30,7 @@ from IPython.display import Markdown
 
 from fsd_sdpose.comparisons import contrast, holm
 from fsd_sdpose.data import PoseDataset, write_json
-from fsd_sdpose.experiments import METHODS, STUDIES, check_parameters, environment, load_run, load_start, repository_results, resolve, run_experiment, run_folder
+from fsd_sdpose.experiments import METHODS, STUDIES, check_parameters, environment, load_run, load_start, repository_results, resolve, run_experiment
 from fsd_sdpose.figures import method_colours, use_style
 from fsd_sdpose.models import sdpose
 from fsd_sdpose.synthetic import make_dataset
@@ -43,11 +43,10 @@ methods: str = 'baseline fsd fsd_strong fsd_shuffled no_distillation'  # keys of
 seeds: int = 0  # number of seeds to train; 0: none, the committed record is shown
 pictures: int = 24  # of each validation set; the committed record has 200
 overrides: dict = {}  # settings of the training that differ from the study's
-kept: str = ''  # results folder whose runs of the study kept their weights, to evaluate those; empty: train anew
 out: str = ''  # folder of a new record; empty: none is written
 
 # %%
-check_parameters(globals(), methods=str, seeds=int, pictures=int, overrides=dict, kept=str, out=str)
+check_parameters(globals(), methods=str, seeds=int, pictures=int, overrides=dict, out=str)
 if unknown := set(methods.split()) - set(METHODS): raise ValueError(f"unknown methods {sorted(unknown)}; known: {', '.join(METHODS)}")
 
 # %% [markdown]
@@ -83,17 +82,15 @@ start.pivot(index='factor', columns='level', values='AP').style.format('{:.1f}')
 # %% [markdown]
 # ## Measured
 #
-# `make clutter` takes the weights that `make grid` left in the results, or trains the methods again where there are none, three seeds each. It evaluates each network on all sets. Unless this page has just trained some itself, the committed record is shown.
+# `make clutter` trains the methods again, three seeds each, and evaluates each network on all sets. Unless this page has just trained some itself, the committed record is shown.
 
 # %%
 began, rows = time.time(), []
 for seed in range(seeds):
     for method in methods.split():
-        run = run_folder(kept or scratch.name, 'demo', method, seed)
-        if not kept: run_experiment('demo', method, seed, overrides, out=run, show=False, keep_weights=True)
-        network = load_run(run)[2]
-        if network is None: raise FileNotFoundError(f'{run} has no weights: leave kept empty to train anew')
-        rows += ap_of(network, method=method, seed=seed)
+        run = Path(scratch.name, f'{method}-{seed}')
+        run_experiment('demo', method, seed, overrides, out=run, show=False, keep_weights=True)
+        rows += ap_of(load_run(run)[2], method=method, seed=seed)
         print(f'{method}, seed {seed}: done after {time.time() - began:.0f} s', flush=True)
 name = 'clutter_and_crowd.json'
 record = dict(what='AP against clutter and crowd', study='demo', pictures=pictures, seeds=seeds, overrides=overrides, scenes=study.scene, seconds=round(time.time() - began),

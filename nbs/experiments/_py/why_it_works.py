@@ -13,7 +13,8 @@
 
 # %% [markdown]
 # The claims: *less gradient from background*, *features more local to joints*, *more robust to occlusion*. A mechanism can work as described without helping, and a gain can come from elsewhere. So
-# the two are measured apart: every run's record holds the [probes](../10_probes.ipynb) beside its AP, and this page gathers them. The control that matters is `fsd_shuffled`: the same weights, dealt to the tokens anew at every step.
+# the two are measured apart: every run's record holds the [probes](../10_probes.ipynb) beside its AP, and this page gathers them. In the tables, ± is half a 95% interval of the difference to the baseline: for OKS and AP over seeds and,
+# where predictions were kept, pictures; for the probes over seeds alone. The control that matters is `fsd_shuffled`: the same weights, dealt to the tokens anew at every step.
 
 # %%
 #| hide
