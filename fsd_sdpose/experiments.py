@@ -883,14 +883,19 @@ def sweep_contrasts(
     results='results',  # folder with the study's records
     metric: str = 'AP',  # column of the runs
 ) -> pd.DataFrame:  # label of the point, and what `judge` says of it
-    "Every point that was run against the run it is compared with, corrected for the number of points."
+    "Every point that was run against the run it is compared with, corrected for the number of points; the study's own run as in its table."
     runs, own, rows = gather_sweep(sweep, study, results), gather(study, results), []
     for p in SWEEPS[sweep]:
         at = runs[runs.label == p.label]
         if p.method == 'baseline' or not len(at): continue
         reference = runs[runs.label == p.against] if p.against else own[own.method == 'baseline']
         if c := run_contrast(at, reference, metric): rows.append(dict(label=p.label, method=p.label, reference=p.against or 'baseline') | c)
-    return judge(rows, MARGIN) if rows else pd.DataFrame(columns=['label', 'seeds', 'verdict'])
+    if not rows: return pd.DataFrame(columns=['label', 'seeds', 'verdict'])
+    judged, table = judge(rows, MARGIN).set_index('label', drop=False), contrasts(own, metric=metric).set_index('method')
+    for p in SWEEPS[sweep]:  # the study's own run has one verdict, that of the study's table
+        if p.label in judged.index and not p.overrides and p.method in table.index:
+            judged.loc[p.label, ['p_holm', 'verdict']] = table.loc[p.method, ['p_holm', 'verdict']].to_numpy()
+    return judged.reset_index(drop=True)
 
 def sweep_table(
     sweep: str,  # a key of `SWEEPS`

@@ -148,3 +148,12 @@ def test_reproduce_page():
 def test_clutter_and_crowd_is_said_on_the_ap_table_page():
     others = ex.other_people("demo", RESULTS)
     check_page("nbs/experiments/ap_table.ipynb", [f"{c.method} {ex.with_interval(c)}" for _, c in others.iterrows()])
+
+
+@pytest.mark.parametrize("sweep", list(ex.SWEEPS))
+def test_a_run_has_one_verdict(sweep):
+    "A point of a sweep that is the study's own run says what the study's table says."
+    table, judged = ex.contrasts(demo()).set_index("method"), ex.sweep_contrasts(sweep, "demo", RESULTS).set_index("label")
+    for p in ex.SWEEPS[sweep]:
+        if p.label in judged.index and not p.overrides:
+            assert judged.verdict[p.label] == table.verdict[p.method], f"{sweep}: {p.label}"
