@@ -24,7 +24,9 @@ def pytest_on(folder, strict, *options):
     "Output and exit code of the tests in a folder, under the conftest of the repository."
     shutil.copy(ROOT / "tests/conftest.py", folder)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("FSD_STRICT", "PYTEST_"))}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", folder]
+    # -rN: no summary at the end, which repeats every message where the variable CI is set
+    command = [sys.executable, "-m", "pytest", "-q", "-rN", "-p", "no:cacheprovider",
+               "--rootdir", folder]
     done = subprocess.run([*map(str, command), *options, str(folder)], cwd=folder, timeout=LIMIT,
                           env=env | (dict(FSD_STRICT="1") if strict else {}),
                           capture_output=True, text=True)
