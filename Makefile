@@ -91,7 +91,7 @@ docs: $(READY)  ## the site, in _docs/html
 screenshots: $(READY)  ## pictures of every page, to look at, in _docs/screenshots (after make docs; needs a Chromium)
 	@$(BIN)/python tools/screenshots.py
 
-notebooks: $(READY)  ## run notebooks again and keep their outputs: make notebooks NB="nbs/03_masks.ipynb"
+notebooks: $(READY)  ## run notebooks again and keep their outputs: make notebooks NB="nbs/04_masks.ipynb"
 	@$(BIN)/python tools/run_notebooks.py $(NB)
 	@$(BIN)/nbdev_clean
 

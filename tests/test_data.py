@@ -14,23 +14,22 @@ from PIL import Image
 from scipy.io import savemat
 
 from fsd_sdpose import data
-from fsd_sdpose.data import (
-    LSP_KEYPOINTS,
+from fsd_sdpose.annotations import LSP_KEYPOINTS, convert_lspet, read_image, read_lsp_joints
+from fsd_sdpose.crops import (
     Augmentation,
-    EpochSampler,
-    PoseDataset,
     apply_matrix,
     box_to_center_scale,
-    convert_lspet,
-    crop_geometry,
     crop_matrix,
     invert_matrix,
+    random_crop,
+)
+from fsd_sdpose.data import (
+    EpochSampler,
+    PoseDataset,
+    crop_geometry,
     load_image,
     make_loader,
     make_sample,
-    random_crop,
-    read_image,
-    read_lsp_joints,
     sample_rng,
     to_input,
     warp_rect,

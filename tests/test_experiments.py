@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import LIMIT
 
-from fsd_sdpose.experiments import METHODS, git_state, resolve, run_experiment
+from fsd_sdpose.experiments import git_state, resolve, run_experiment
+from fsd_sdpose.studies import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = dict(epochs=1, train_images=24, val_images=8, batch_size=16, scene=dict(size=[128, 96], people=1))

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fsd_sdpose.experiments import METHODS, STUDIES, SWEEPS, resolve, run_experiment
+from fsd_sdpose.experiments import resolve, run_experiment
+from fsd_sdpose.studies import METHODS, STUDIES, SWEEPS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "nbs/guide").glob("*.ipynb"))

@@ -345,7 +345,7 @@ def test_forms_ask_for_what_is_needed(file):
         b.get("validations", {}).get("required") for b in form["body"]
     )
     if file.stem == "result":
-        from fsd_sdpose.experiments import STUDIES
+        from fsd_sdpose.studies import STUDIES
 
         (studies,) = [b["attributes"]["options"] for b in form["body"] if b.get("id") == "study"]
         assert {s for s in STUDIES if not s.startswith("demo")} == set(studies[:-1])
@@ -393,7 +393,7 @@ def test_every_network_has_a_card_in_the_wheel():
 
 
 def test_card_says_what_the_file_and_its_record_say():
-    from fsd_sdpose.experiments import STUDIES
+    from fsd_sdpose.studies import STUDIES
 
     file, r = ROOT / "fsd_sdpose/starts/demo.safetensors", start_record()
     study, config, metrics = STUDIES["demo_start"], r["config"], r["metrics"]

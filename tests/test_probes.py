@@ -5,10 +5,19 @@ import math
 import pytest
 import torch
 
-from fsd_sdpose.data import Augmentation, PoseDataset
+from fsd_sdpose.crops import Augmentation
+from fsd_sdpose.data import PoseDataset
 from fsd_sdpose.losses import ForegroundTokenDistilLoss, TokenDistilLoss
 from fsd_sdpose.models import Attention, sdpose
-from fsd_sdpose.probes import attention_maps, attention_probe, cover, cover_probe, gradient_probe, pick_people, probe
+from fsd_sdpose.probes import (
+    attention_maps,
+    attention_probe,
+    cover,
+    cover_probe,
+    gradient_probe,
+    pick_people,
+    probe,
+)
 from fsd_sdpose.synthetic import make_dataset
 from fsd_sdpose.training import build_losses, make_config
 

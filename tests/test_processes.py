@@ -12,7 +12,8 @@ from conftest import LIMIT
 
 from fsd_sdpose.evaluation import read_ground_truth
 from fsd_sdpose.synthetic import make_dataset
-from fsd_sdpose.training import Processes, fit, make_config
+from fsd_sdpose.processes import Processes
+from fsd_sdpose.training import fit, make_config
 
 ROOT = Path(__file__).resolve().parent.parent
 # the address is given, because a machine need not know itself by its own name
@@ -104,7 +105,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
 
 
 def test_launchers_are_noticed_only_where_there_are_several(monkeypatch):
-    from fsd_sdpose.training import join_processes
+    from fsd_sdpose.processes import join_processes
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert join_processes(torch.device("cpu")) == Processes()
     monkeypatch.setenv("WORLD_SIZE", "2")

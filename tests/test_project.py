@@ -100,7 +100,7 @@ def test_text_files_have_unix_line_endings_and_no_machine_paths():
 
 def test_every_run_record_is_whole():
     "Committed results are records: each names its commit, device, seed and metrics, lies where its settings say, and nothing else lies in results/."
-    from fsd_sdpose.experiments import SWEEPS, run_folder
+    from fsd_sdpose.studies import SWEEPS, run_folder
     records = sorted((ROOT / "results").rglob("record.json"))
     assert records
     for record in records:
@@ -129,7 +129,8 @@ def test_other_records_say_where_they_are_from():
 
 def test_committed_grid_is_complete():
     "The demo: five seeds of every method of the guide and of the controls that are read with it; three seeds of every sweep. The baseline finds people."
-    from fsd_sdpose.experiments import METHODS, SWEEPS, gather, gather_sweep
+    from fsd_sdpose.studies import METHODS, SWEEPS
+    from fsd_sdpose.tables import gather, gather_sweep
     runs = gather("demo", ROOT / "results")
     assert (runs.groupby("method").seed.nunique().reindex(list(METHODS)) >= 5).all()
     assert runs[runs.method == "baseline"].AP.mean() >= 30
@@ -140,7 +141,8 @@ def test_committed_grid_is_complete():
 
 def test_the_shared_start_is_the_one_recorded():
     "The weights that ship with the package have their record, and the demo's runs began from this very file."
-    from fsd_sdpose.experiments import STARTS, gather, load_start
+    from fsd_sdpose.experiments import STARTS, load_start
+    from fsd_sdpose.tables import gather
     from fsd_sdpose.models import sdpose
     begin = load_start(sdpose("n"), "demo")
     made = json.loads((ROOT / f"results/{begin['study']}/runs/{begin['method']}-seed{begin['seed']}/record.json").read_text(encoding="utf-8"))

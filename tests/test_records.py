@@ -12,7 +12,8 @@ import pytest
 
 from fsd_sdpose import experiments as ex
 from fsd_sdpose.comparisons import draw_metric
-from fsd_sdpose.evaluation import coco_evaluator, image_matches, read_ground_truth, read_results, weighted_ap
+from fsd_sdpose.comparisons import image_matches, weighted_ap
+from fsd_sdpose.evaluation import coco_evaluator, read_ground_truth, read_results
 from fsd_sdpose.skeletons import COCO
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -297,7 +297,7 @@ def test_search_finds(visit):
 
 
 def test_keyboard_reaches_the_text_and_what_scrolls(visit):
-    page = visit("04_losses.html")
+    page = visit("05_losses.html")
     for _ in range(6):
         page.keyboard.press("Tab")
         if page.evaluate("() => document.activeElement.className").startswith("skip-to-content"): break

@@ -7,7 +7,8 @@ import torch
 
 from fsd_sdpose.data import PoseDataset
 from fsd_sdpose.models import sdpose
-from fsd_sdpose.training import fit, join_processes, make_config, validate
+from fsd_sdpose.processes import join_processes
+from fsd_sdpose.training import fit, make_config, validate
 
 torch.set_num_threads(1)
 folder, out, settings = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])

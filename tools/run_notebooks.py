@@ -1,6 +1,6 @@
 """Run notebooks in place and keep their outputs, so that the rendered documents show them; then `nbdev_clean` them.
 
-usage: python tools/run_notebooks.py nbs/03_masks.ipynb [more.ipynb ...]    (none named: all)
+usage: python tools/run_notebooks.py nbs/04_masks.ipynb [more.ipynb ...]    (none named: all)
 """
 import os
 import sys

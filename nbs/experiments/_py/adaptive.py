@@ -13,7 +13,7 @@
 
 # %% [markdown]
 # The claim: joints differ in difficulty, so a learned weight per keypoint (17 more parameters) helps. Only the keypoint-token loss differs from the [baseline](baseline.ipynb). A weight that is
-# trained by the loss it scales collapses onto the easiest joint; the shipped form prevents that ([losses](../04_losses.ipynb)).
+# trained by the loss it scales collapses onto the easiest joint; the shipped form prevents that ([losses](../05_losses.ipynb)).
 
 # %%
 #| hide

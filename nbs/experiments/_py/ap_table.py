@@ -13,7 +13,7 @@
 
 # %% [markdown]
 # The columns called *expected* are the guide's, for COCO; nobody measured them. *Published* is the SDPose paper [@sdpose2024]. The columns called *measured* come from the run records of the
-# study below, and from nothing else. Every difference has an interval over seeds and, where predictions were kept, pictures. Its verdict is corrected for the number of rows ([comparisons](../08_comparisons.ipynb)).
+# study below, and from nothing else. Every difference has an interval over seeds and, where predictions were kept, pictures. Its verdict is corrected for the number of rows ([comparisons](../12_comparisons.ipynb)).
 
 # %%
 #| hide

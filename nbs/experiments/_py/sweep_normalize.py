@@ -13,7 +13,7 @@
 
 # %% [markdown]
 # With 'none' (the guide's formula) the weights also change the size of the loss; with 'weights' only their ratio matters; with 'regions' foreground and background are averaged separately
-# ([losses](../04_losses.ipynb)).
+# ([losses](../05_losses.ipynb)).
 
 # %%
 #| hide

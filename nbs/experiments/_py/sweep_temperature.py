@@ -12,7 +12,7 @@
 # > A hard edge, or a soft one?
 
 # %% [markdown]
-# The guide's tuning table tries 0.5 (hard edge), 1.0 (balanced) and 2.0 (soft). The page on [masks](../03_masks.ipynb) shows what that does to the mask.
+# The guide's tuning table tries 0.5 (hard edge), 1.0 (balanced) and 2.0 (soft). The page on [masks](../04_masks.ipynb) shows what that does to the mask.
 
 # %%
 #| hide

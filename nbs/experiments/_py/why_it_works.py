@@ -13,7 +13,7 @@
 
 # %% [markdown]
 # The claims: *less gradient from background*, *features more local to joints*, *more robust to occlusion*. A mechanism can work as described without helping, and a gain can come from elsewhere. So
-# the two are measured apart: every run's record holds the [probes](../10_probes.ipynb) beside its AP, and this page gathers them. In the tables, ± is half a 95% interval of the difference to the baseline: for OKS and AP over seeds and,
+# the two are measured apart: every run's record holds the [probes](../16_probes.ipynb) beside its AP, and this page gathers them. In the tables, ± is half a 95% interval of the difference to the baseline: for OKS and AP over seeds and,
 # where predictions were kept, pictures; for the probes over seeds alone. The control that matters is `fsd_shuffled`: the same weights, dealt to the tokens anew at every step.
 
 # %%
@@ -67,7 +67,7 @@ def table(columns):
 # %% [markdown]
 # ## Less gradient from background
 #
-# The share of the visual-token loss's gradient that falls on background tokens; the annotation decides which tokens those are ([probes](../10_probes.ipynb)). That FSD lowers it is almost arithmetic. The open questions are how
+# The share of the visual-token loss's gradient that falls on background tokens; the annotation decides which tokens those are ([probes](../16_probes.ipynb)). That FSD lowers it is almost arithmetic. The open questions are how
 # much is left, and how much the whole term weighs beside the heatmap loss.
 
 # %%
