@@ -8,7 +8,7 @@ __all__ = ['STUDY_SETTINGS', 'DICTIONARIES', 'VAL_PICTURES', 'TEST_PICTURES', 'S
            'subset_file', 'drawn_set', 'photographs', 'study_files', 'study_sets', 'test_sets', 'write_start',
            'load_start', 'git_state', 'device_name', 'peak_memory_mb', 'environment', 'weights_digest', 'describe_set',
            'describe_data', 'write_run', 'MaskWatch', 'mask_and_weights', 'plain_values', 'study_folder', 'make_model',
-           'keypoint_weights', 'run_draws', 'PreparedRun', 'prepare_run', 'measure_run', 'run_experiment',
+           'learned_weights', 'run_draws', 'PreparedRun', 'prepare_run', 'measure_run', 'run_experiment',
            'measure_tests', 'measured_cost', 'remove_checkpoints', 'run_sets', 'load_run', 'prepare_data']
 
 # %% ../nbs/18_experiments.ipynb #a5a85216
@@ -469,10 +469,10 @@ def make_model(
     model = sdpose(config.variant, num_keypoints)
     return model, load_start(model, study.start) if study.start else None
 
-# %% ../nbs/18_experiments.ipynb #a50ef65c
+# %% ../nbs/18_experiments.ipynb #7513da9a
 DEEPEST = ('AP', 'AP50', 'AP75', 'AR', 'AP_crowd', 'OKS')  # what a record keeps of the teacher
 
-def keypoint_weights(
+def learned_weights(
     loss: torch.nn.Module,  # of the keypoint tokens
     names,  # of the keypoints
 ) -> dict | None:
@@ -524,7 +524,7 @@ def prepare_run(study, method, seed, overrides, out, data, resume) -> PreparedRu
                   untrained=validate(model, val, config, device))
     return PreparedRun(settings, config, out, device, processes, train, val, model, record)
 
-# %% ../nbs/18_experiments.ipynb #48219eb1
+# %% ../nbs/18_experiments.ipynb #fe05ca81
 def measure_run(
     run: PreparedRun,  # its model trained
     losses: torch.nn.ModuleDict,  # of the run
@@ -535,7 +535,7 @@ def measure_run(
     record = dict(parameters=sum(p.numel() for p in trained),  # with the 17 weights of Adaptive
                   probes=probe(model, val, losses, device=run.device))
     deepest = validate(model, val, run.config, run.device, cycle=-1)
-    learned = keypoint_weights(losses['keypoint'], val.skeleton.keypoints)
+    learned = learned_weights(losses['keypoint'], val.skeleton.keypoints)
     return record | dict(deepest_cycle={k: deepest[k] for k in DEEPEST}, keypoint_weights=learned)
 
 # %% ../nbs/18_experiments.ipynb #34597b70

@@ -1,0 +1,59 @@
+"""One page per method and per sweep, from the two templates in nbs/experiments, by papermill.
+
+usage: python tools/pages.py [NAME...]    (none named: all)
+       python tools/pages.py --check      (are the pages' cells what the templates say? nothing is run)
+"""
+import copy
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+
+from fsd_sdpose.studies import pages
+
+FOLDER = Path(__file__).resolve().parent.parent / "nbs/experiments"
+
+
+def page(name: str, row: dict) -> nbformat.NotebookNode:
+    "A page before it runs: the template with its title, the row's name as default and labels of its own."
+    notebook = copy.deepcopy(nbformat.read(FOLDER / f"{row['template']}.ipynb", as_version=4))
+    notebook.cells[0].source = f"# {row['title']}\n\n> {row['promise']}"
+    for cell in notebook.cells:
+        cell.source = re.sub(r"^(#\| label: fig-\w+)$", rf"\1-{name}", cell.source, flags=re.M)
+        if "parameters" in cell.metadata.get("tags", []):
+            default = rf"^({row['parameter']}: str = )'\w*'"
+            cell.source = re.sub(default, rf"\1{row['value']!r}", cell.source, flags=re.M)
+    return notebook
+
+
+def run(name: str, row: dict):
+    "Write and execute a page; papermill stores what it shows."
+    path = FOLDER / f"{name}.ipynb"
+    nbformat.write(page(name, row), path)
+    papermill.execute_notebook(path, path, cwd=FOLDER, progress_bar=False, start_timeout=900)
+    print(f"made {path.name}", flush=True)
+
+
+def wrong() -> list[str]:
+    "Pages that are missing, that no row asks for, or whose cells are not the template's."
+    wanted, found = pages(), {p.stem for p in FOLDER.glob("[!_]*.ipynb")}
+    by_hand = {p.stem for p in (FOLDER / "_py").glob("[!_]*.py")}
+    stale = []
+    for name, row in wanted.items():
+        stored = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells if name in found else []
+        cells = [c.source for c in page(name, row).cells]
+        if [c.source for c in stored] != cells:
+            stale.append(name)
+    return stale + sorted(found - set(wanted) - by_hand)
+
+
+if __name__ == "__main__":
+    names = sys.argv[1:]
+    if names == ["--check"]:
+        if stale := wrong():
+            sys.exit(f"run `make pages` for what the templates do not say: {', '.join(stale)}")
+    else:
+        for name in names or pages():
+            run(name, pages()[name])
