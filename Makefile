@@ -5,9 +5,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 STUDY ?= demo
-METHODS ?= baseline fsd fsd_strong adaptive dynamic fsd_adaptive
-SEEDS ?= 0
+METHODS ?=
+SEEDS ?=
 SWEEPS ?=
+NAMES ?=
 RESULTS ?= results
 PROFILE ?= local
 THREADS ?= 1
@@ -34,16 +35,16 @@ OR_LOCKED = || { if [ -n "$$(ls .snakemake/locks 2>/dev/null)" ]; then echo "ano
 
 PAPERMILL = $(BIN)/papermill --log-output --no-progress-bar --start-timeout 900
 
-.PHONY: help demo grid start clutter benchmarks unlock test quick hooks pair docs screenshots notebooks clean
+.PHONY: help demo grid start benchmarks unlock test quick hooks pages pair docs screenshots notebooks clean
 help:  ## this list
 	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(READY)  ## six methods on synthetic people, table and figures (_runs/demo); METHODS="baseline fsd" SEEDS="0 1" for others
-	@$(WORKFLOW) --config study=demo "methods=$(METHODS)" "seeds=$(SEEDS)" results=_runs threads=$(THREADS) -- table $(OR_LOCKED)
+demo: $(READY)  ## the guide's methods on drawn people, table and figures (_runs/demo); METHODS="baseline fsd" SEEDS="0 1" for others
+	@$(WORKFLOW) --config study=demo "methods=$(or $(METHODS),guide)" "seeds=$(or $(SEEDS),0)" results=_runs threads=$(THREADS) -- table $(OR_LOCKED)
 	@cat _runs/demo/table.md; echo; echo "table, records and figures: _runs/demo; the notebooks as they ran: _runs/notebooks/demo"
 
 # a record that is there stands; RERUN=1 repeats those made here with other code or settings
-grid: $(READY)  ## runs into results/: make grid STUDY=demo SEEDS="0 1 2" METHODS="baseline fsd" SWEEPS=all PROFILE=slurm
+grid: $(READY)  ## runs of a study into results/: make grid STUDY=demo SEEDS="0 1 2" METHODS="baseline fsd" SWEEPS=all PROFILE=slurm
 	@$(WORKFLOW) $(if $(RERUN),,--rerun-triggers software-env) --config study=$(STUDY) "methods=$(METHODS)" "seeds=$(SEEDS)" "sweeps=$(SWEEPS)" \
 	  results=$(RESULTS) threads=$(THREADS) -- all $(OR_LOCKED)
 	@cat $(RESULTS)/$(STUDY)/table.md
@@ -52,11 +53,6 @@ start: $(READY)  ## train the demo's warm start again and replace the weights in
 	@mkdir -p _runs/notebooks
 	@set -o pipefail; $(PAPERMILL) nbs/experiments/warm_start.ipynb _runs/notebooks/warm_start.ipynb -p full True -r out $(RESULTS)/demo_start/runs/no_distillation-seed0 \
 	  2>&1 | $(BIN)/python tools/plain_log.py
-
-clutter: $(READY)  ## train five methods of the demo, three seeds, and evaluate them against clutter and crowding, into results/demo
-	@mkdir -p _runs/notebooks
-	@set -o pipefail; OMP_NUM_THREADS=$(THREADS) $(PAPERMILL) nbs/experiments/clutter_and_crowd.ipynb _runs/notebooks/clutter_and_crowd.ipynb -p seeds 3 -p pictures 200 \
-	  -r out $(RESULTS)/demo 2>&1 | $(BIN)/python tools/plain_log.py
 
 benchmarks: $(READY)  ## times of one model on this machine, into results/benchmarks: VARIANT=t DEVICE=cuda BATCH=128 BATCHES="64 128 256" WORKERS=16 COMPILE=True
 	@mkdir -p _runs/notebooks
@@ -81,7 +77,11 @@ hooks: $(READY)  ## once per clone: git merges notebooks cell by cell (nbdev's m
 	@git config --local merge.nbdev-merge.driver "'$(abspath $(BIN))/nbdev_merge' %O %A %B %P"
 	@printf '#!/bin/sh\nexec "%s/nbdev_trust"\n' "$(abspath $(BIN))" > .git/hooks/post-merge
 
-pair: $(READY)  ## write the scripts of the experiment notebooks (nbs/experiments/_py)
+pages: $(READY)  ## one page per method and per sweep, from the templates: make pages NAMES="fsd sweep_temperature" for some
+	@$(BIN)/python tools/pages.py $(NAMES)
+	@$(BIN)/nbdev_clean
+
+pair: $(READY)  ## write the scripts of the templates and of the pages written by hand (nbs/experiments/_py)
 	@$(BIN)/python tools/pair.py
 
 docs: $(READY)  ## the site, in _docs/html

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['STUDY_SETTINGS', 'DICTIONARIES', 'VAL_PICTURES', 'TEST_PICTURES', 'STARTS', 'DEEPEST', 'merge_overrides',
            'check_study_settings', 'resolve', 'fit_losses', 'check_parameters', 'data_folder', 'cache_folder',
-           'subset_file', 'drawn_set', 'photographs', 'study_files', 'study_sets', 'test_sets', 'write_start',
+           'subset_file', 'drawn_set', 'photographs', 'study_files', 'study_sets', 'further_test_sets', 'write_start',
            'load_start', 'git_state', 'device_name', 'peak_memory_mb', 'environment', 'weights_digest', 'describe_set',
            'describe_data', 'write_run', 'MaskWatch', 'mask_and_weights', 'plain_values', 'study_folder', 'make_model',
            'learned_weights', 'run_draws', 'PreparedRun', 'prepare_run', 'measure_run', 'run_experiment',
-           'measure_tests', 'measured_cost', 'remove_checkpoints', 'run_sets', 'load_run', 'prepare_data']
+           'measure_tests', 'measured_cost', 'remove_checkpoints', 'run_sets', 'load_run', 'first_pictures',
+           'prepare_data']
 
-# %% ../nbs/18_experiments.ipynb #a5a85216
+# %% ../nbs/18_experiments.ipynb #430829b1
 import hashlib
 import inspect
 import json
@@ -32,6 +33,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import fsd_sdpose
+from .annotations import read_image
 from .checkpoints import CHECKPOINTS, load_weights
 from .comparisons import metric_draws
 from .crops import Augmentation
@@ -241,8 +243,8 @@ def study_sets(
     train = PoseDataset(*files['train'], augment=augment, seed=config.seed, **shared)
     return train, PoseDataset(*files['val'], boxes=boxes, **shared)
 
-# %% ../nbs/18_experiments.ipynb #1375917a
-def test_sets(
+# %% ../nbs/18_experiments.ipynb #63de7fe6
+def further_test_sets(
     study: Study,  # with its overrides
     config: TrainConfig,  # for the model
 ) -> dict[str, PoseDataset]:  # by name
@@ -573,14 +575,14 @@ def run_experiment(
         write_run(run.out, record, history.assign(method=method, seed=seed), draws)
     return record
 
-# %% ../nbs/18_experiments.ipynb #399fe7d1
+# %% ../nbs/18_experiments.ipynb #35be4529
 def measure_tests(
     run: PreparedRun,  # its model trained
 ) -> tuple[dict, pd.DataFrame]:  # for the record, by name; draws of AP, one column per set
     "AP on every further test set; the draws are made in the main process."
     record, draws = {}, {}
     with tempfile.TemporaryDirectory() as scratch:
-        for name, people in test_sets(run.study, run.config).items():
+        for name, people in further_test_sets(run.study, run.config).items():
             predictions = Path(scratch, f'{name}.json')
             metrics = validate(run.model, people, run.config, run.device, predictions)
             truth = read_ground_truth(people.annotation_file)
@@ -610,7 +612,7 @@ def remove_checkpoints(
         if name == 'resume.pt' or not keep_weights:
             Path(folder, name).unlink(missing_ok=True)
 
-# %% ../nbs/18_experiments.ipynb #cd7c147e
+# %% ../nbs/18_experiments.ipynb #68794ff6
 def run_sets(
     record: dict,  # from `run_experiment`
     data=None,  # folder of the real datasets, as for `data_folder`
@@ -631,6 +633,18 @@ def load_run(
     losses = build_losses(TrainConfig(**record['config']))
     return record, history, load_weights(model, weights, losses).eval()
 
+def first_pictures(
+    study: str,  # a key of `STUDIES`
+    overrides: dict,  # of a run
+    count: int,  # how many
+) -> list[np.ndarray]:  # (H,W,3) uint8; none for a study of photographs, which are not ours to show
+    "The first validation pictures of a study with drawn people."
+    settings, _ = resolve(study, 'baseline', 0, overrides)
+    if settings.val != 'synthetic':
+        return []
+    _, images = drawn_set('val', settings.scene, count, VAL_PICTURES)
+    return [read_image(file)[..., ::-1] for file in sorted(images.glob('*.jpg'))]
+
 def prepare_data(
     study: str,  # a key of `STUDIES`
     overrides: dict,  # of the runs
@@ -638,4 +652,4 @@ def prepare_data(
     "Draw the pictures and fill the caches of a study, before several runs ask for them."
     settings, config = resolve(study, 'baseline', 0, overrides)
     study_sets(settings, config)
-    test_sets(settings, config)
+    further_test_sets(settings, config)

@@ -7,7 +7,7 @@ __all__ = ['OTHERS', 'EXPECTED', 'method_colour', 'learning_curves', 'forest_axe
            'forest', 'dots', 'sweep_panel', 'sweep_plot', 'level_gains', 'levels_plot', 'keypoint_weights',
            'mask_evolution', 'show_predictions']
 
-# %% ../nbs/20_figures.ipynb #3d0e17a6
+# %% ../nbs/20_figures.ipynb #9dbdef9e
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -23,7 +23,7 @@ from .drawing import draw_pose, overlay, show_images
 from .files import read_json
 from .heatmaps import decode
 from .studies import METHODS, SWEEPS
-from .tables import contrasts, method_order, sweep_contrasts, test_kinds
+from .tables import contrasts, method_order, sweep_contrasts, kinds_of_tests
 
 # %% ../nbs/20_figures.ipynb #c196a544
 def method_colour(
@@ -93,7 +93,7 @@ def forest_row(
     ax.annotate(c.verdict, (1.02, place), xycoords=('axes fraction', 'data'), va='center',
                 fontsize='small', annotation_clip=False)
 
-# %% ../nbs/20_figures.ipynb #1a3f464f
+# %% ../nbs/20_figures.ipynb #76c1ed1c
 def forest_legend(
     ax,  # from `forest_axes`
     others: bool,  # whether there is a second look
@@ -101,7 +101,8 @@ def forest_legend(
     controls: bool,  # whether there are controls
 ):
     "The legend of a forest plot, below it."
-    ax.errorbar([], [], xerr=[], fmt='o', ms=5, capsize=3, color='C0', label='measured, 95% interval')
+    ax.errorbar([], [], xerr=[], fmt='o', ms=5, capsize=3, color='C0',
+                label='measured, 95% interval')
     if others:
         ax.errorbar([], [], xerr=[], label='the same on other people', **OTHERS)
     if expected:
@@ -181,14 +182,15 @@ def sweep_plot(
     axes[0, 0].legend(fontsize='small')
     return fig
 
-# %% ../nbs/20_figures.ipynb #0dc7bfd8
+# %% ../nbs/20_figures.ipynb #7140ee58
 def level_gains(
     ax,  # matplotlib axes
     runs: pd.DataFrame,  # from `gather`
     sets: dict,  # level -> column of `runs`
 ):
     "Gain over the baseline at each level, with 95% intervals."
-    gains = pd.concat([contrasts(runs, metric=column).assign(level=x) for x, column in sets.items()])
+    gains = pd.concat([contrasts(runs, metric=column).assign(level=level)
+                       for level, column in sets.items()])
     methods = list(dict.fromkeys(gains.method))
     for i, method in enumerate(methods):
         g = gains[gains.method == method]
@@ -201,7 +203,7 @@ def levels_plot(
     runs: pd.DataFrame,  # from `gather`, of a study with test sets
 ):  # the matplotlib figure
     "AP (above) and gain over the baseline (below) against the level, one column per kind of set."
-    kinds = test_kinds(runs)
+    kinds = kinds_of_tests(runs)
     fig, axes = plt.subplots(2, len(kinds), figsize=(4 * len(kinds), 5), sharex=True, sharey='row',
                              squeeze=False)
     for (top, below), (kind, sets) in zip(axes.T, kinds.items(), strict=True):
@@ -215,14 +217,15 @@ def levels_plot(
     axes[0, -1].legend(fontsize='small')
     return fig
 
-# %% ../nbs/20_figures.ipynb #55b22c7e
+# %% ../nbs/20_figures.ipynb #ff9b3076
 def keypoint_weights(
     folders,  # of runs of a method with the adaptive loss
 ):  # the matplotlib figure
     "Learned weight of each keypoint, a dot per run; raises `ValueError` for a run without any."
     learned = [read_json(Path(folder, 'record.json'))['keypoint_weights'] for folder in folders]
     if not learned or None in learned:
-        raise ValueError("a run without learned keypoint weights: only the adaptive loss learns them")
+        raise ValueError("a run without learned keypoint weights: "
+                         "only the adaptive loss learns them")
     table = pd.DataFrame(learned).melt(var_name='keypoint', value_name='weight')
     fig = plt.figure(figsize=(6.4, 2.6))
     ax = sns.stripplot(table, x='keypoint', y='weight', size=4, color='C0', ax=fig.gca())
@@ -231,7 +234,7 @@ def keypoint_weights(
     ax.set(xlabel='', ylabel='relative weight')
     return fig
 
-# %% ../nbs/20_figures.ipynb #dfffd781
+# %% ../nbs/20_figures.ipynb #bf6e583f
 def mask_evolution(
     file,  # masks.npz of a run
     people: int = 3,  # rows
@@ -239,7 +242,8 @@ def mask_evolution(
 ):  # the matplotlib figure
     "Draw the watched pictures, their masks over the epochs, and the last token weights."
     with np.load(file) as stored:
-        images, epochs, masks, weights = (stored[k] for k in ('images', 'epochs', 'masks', 'weights'))
+        images, epochs = stored['images'], stored['epochs']
+        masks, weights = stored['masks'], stored['weights']
     shown = np.unique(np.linspace(0, len(epochs) - 1, columns).round().astype(int))
     panels, titles = [], []
     for i, image in enumerate(images[:people]):
@@ -247,7 +251,8 @@ def mask_evolution(
         evolution = [overlay(image, masks[e, i]) for e in shown]
         panels += [image, *evolution, overlay(image, last, 0, max(2., weights.max()))]
         heads = ['picture', *(f'mask, epoch {epochs[e]}' for e in shown)]
-        titles += [*(heads if i == 0 else [''] * len(heads)), f'weights {last.min():.2g} to {last.max():.2g}']
+        titles += heads if i == 0 else [''] * len(heads)
+        titles.append(f'weights {last.min():.2g} to {last.max():.2g}')
     return show_images(panels, titles, columns=len(shown) + 2, size=1.2)
 
 # %% ../nbs/20_figures.ipynb #580b9b9d

@@ -213,7 +213,7 @@ STUDIES = dict(
         val='crowdpose/annotations/mmpose_crowdpose_test.json',
         val_boxes='crowdpose/annotations/det_for_crowd_test_0.1_0.5.json'))
 
-# %% ../nbs/17_studies.ipynb #071ff6db
+# %% ../nbs/17_studies.ipynb #524beae5
 @dataclass(frozen=True)
 class Point:
     "One setting of a sweep."
@@ -232,7 +232,6 @@ class Sweep:
     about: str  # what is tried and why, a few sentences of Markdown
     points: tuple[Point, ...]
     axis: str  # label of what is varied
-    seeds: int = 3  # of each point
 
 # %% ../nbs/17_studies.ipynb #9b9a3cec
 def loss_points(
