@@ -1,0 +1,176 @@
+"""The house: rooms that stand without the floors above them, and rows from which everything follows."""
+import ast
+import json
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import LIMIT
+
+ROOT = Path(__file__).resolve().parent.parent
+NUMBERED = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
+LONGEST = 25  # code lines of an exported cell, without documented signatures
+
+
+def python(code, folder=ROOT, **env):
+    "Run code as a program, with the library of a folder."
+    env = os.environ | dict(PYTHONPATH=str(folder), OMP_NUM_THREADS="1") | env
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, timeout=LIMIT,
+                          capture_output=True, text=True)
+
+
+def room(notebook):
+    return notebook.stem.split("_", 1)[1]
+
+
+def test_drawing_and_losses_stand_on_their_own():
+    loaded = python("import fsd_sdpose.drawing, fsd_sdpose.losses, sys; print(*sys.modules)")
+    assert loaded.returncode == 0, loaded.stderr
+    above = {"data", "training", "experiments", "tables", "figures"}
+    assert not {f"fsd_sdpose.{m}" for m in above} & set(loaded.stdout.split())
+
+
+def test_every_room_has_a_number_of_its_own():
+    numbers = [nb.stem.split("_")[0] for nb in NUMBERED]
+    assert numbers == [f"{i:02d}" for i in range(len(numbers))]
+
+
+@pytest.mark.parametrize("notebook", NUMBERED, ids=room)
+def test_documents_import_only_from_rooms_above(notebook):
+    "Demonstrations too: whoever breaks a room can still open the pages of those above it in the list."
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    used = set(re.findall(r"^\s*from fsd_sdpose\.(\w+) import", code, flags=re.M))
+    allowed = [room(nb) for nb in NUMBERED[:NUMBERED.index(notebook)]]
+    assert used <= set(allowed), f"{notebook.name} imports {sorted(used - set(allowed))}"
+
+
+def code_lines(source):
+    "Code lines of a cell without comments, directives and the documented signatures of its functions."
+    lines = {i for i, text in enumerate(source.splitlines(), 1) if text.strip() and text.strip()[0] != "#"}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and len(node.body):
+            lines -= set(range(node.lineno, node.body[0].lineno))
+    return len(lines)
+
+
+def is_dataclass(source):
+    return any(isinstance(node, ast.ClassDef) and node.decorator_list for node in ast.parse(source).body)
+
+
+@pytest.mark.parametrize("notebook", NUMBERED, ids=room)
+def test_exported_cells_are_short(notebook):
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    exported = [s for s in sources if re.match(r"#\|\s*exports?\b", s)]
+    data = re.compile(r"^(METHODS|STUDIES|SWEEPS|POSES)\b", flags=re.M)  # tables, a row after the other
+    long = {s.splitlines()[1]: code_lines(s) for s in exported
+            if code_lines(s) > LONGEST and not is_dataclass(s) and not data.search(s)}
+    assert not long, long
+
+
+def copy_of_the_repository(folder):
+    "What git lists, without history, as files of their own."
+    listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
+                            capture_output=True, text=True, check=True).stdout.splitlines()
+    for name in listed:
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def run_notebook(path, folder):
+    "Execute a notebook with the library of a folder; the text of its outputs."
+    code = ("import nbformat, sys; from nbclient import NotebookClient; "
+            "nb = nbformat.read(sys.argv[1], as_version=4); "
+            "NotebookClient(nb, timeout=None, resources=dict(metadata=dict(path=sys.argv[2]))).execute(); "
+            "print(nbformat.writes(nb))")
+    env = os.environ | dict(PYTHONPATH=str(folder), OMP_NUM_THREADS="1")
+    done = subprocess.run([sys.executable, "-c", code, str(path), str(path.parent)], env=env, timeout=LIMIT,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_first_pages_open_when_training_is_broken(tmp_path):
+    folder = copy_of_the_repository(tmp_path)
+    (folder / "fsd_sdpose/training.py").write_text("raise ImportError('broken')\n")
+    for notebook in sorted((folder / "nbs").glob("0[0-6]_*.ipynb")):
+        run_notebook(notebook, folder)
+
+
+ROW = """
+METHODS['fsd_gentle'] = Method(
+    'Gentle weights', 'Foreground half as much again.', 'The claim: a little is enough.', '#123456',
+    visual=FSD | dict(foreground_weight=1.5, background_weight=0.7), against=PLACE)
+"""
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    "A copy with one more row of METHODS, and records as if it had been run."
+    folder = copy_of_the_repository(tmp_path_factory.mktemp("house"))
+    module = folder / "fsd_sdpose/studies.py"
+    text = module.read_text(encoding="utf-8")
+    place = text.index("def guide_methods")
+    module.write_text(text[:place] + ROW.lstrip() + "\n" + text[place:], encoding="utf-8")
+    for source in (folder / "results/demo/runs").glob("fsd-seed*"):
+        copy = source.with_name(source.name.replace("fsd-", "fsd_gentle-"))
+        shutil.copytree(source, copy)
+        record = (copy / "record.json").read_text(encoding="utf-8")
+        (copy / "record.json").write_text(record.replace('"method": "fsd"', '"method": "fsd_gentle"'))
+    return folder
+
+
+@pytest.mark.slow
+def test_a_row_is_a_page(house):
+    "The template with the row's words, not yet run."
+    tool = house / "tools/pages.py"
+    done = subprocess.run([sys.executable, tool, "--check"], env=os.environ | dict(PYTHONPATH=str(house)),
+                          capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode == 1 and done.stderr.strip().endswith("the templates do not say: fsd_gentle")
+    code = (f"import runpy; page = runpy.run_path({str(tool)!r})['page']; "
+            "from fsd_sdpose.studies import pages; print(page('fsd_gentle', pages()['fsd_gentle']))")
+    text = python(code, house).stdout
+    assert "# Gentle weights" in text and "method: str = 'fsd_gentle'" in text
+
+
+@pytest.mark.slow
+def test_a_row_is_a_job_in_the_grid(house):
+    command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--profile",
+               "workflow/profiles/local", "--dry-run", "--config", "study=demo", "results=_new", "--", "runs"]
+    done = subprocess.run(command, cwd=house, env=os.environ | dict(PYTHONPATH=str(house)), timeout=LIMIT,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "_new/demo/runs/fsd_gentle-seed0/record.json" in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_row_is_a_line_in_table_plot_index_and_help(house):
+    code = ("from fsd_sdpose.tables import *; from fsd_sdpose.figures import forest; runs = gather();"
+            "table = ap_table(); judged = contrasts(runs);"
+            "print(*table.method, '|', *[t.get_text() for t in forest(judged).axes[0].get_yticklabels()])")
+    done = python(code, house)
+    assert done.returncode == 0, done.stderr
+    table, plot = done.stdout.split("|")
+    assert "fsd_gentle" in table.split() and "fsd_gentle" in plot.split()
+    index = run_notebook(house / "nbs/index.ipynb", house)
+    assert "[fsd gentle](experiments/fsd_gentle.ipynb)" in index and "| fsd_gentle |" in index
+    command = "import sys; sys.argv[1:] = ['train', '--help']; from fsd_sdpose.cli import main; main()"
+    assert "fsd_gentle" in python(command, house).stdout
+
+
+@pytest.mark.slow
+def test_a_row_has_its_place_in_the_menu(house):
+    "The order of the pages on the site follows the rows."
+    groups = dict(runpy.run_path(str(ROOT / "docs/conf.py"))["nbdev_groups"])["Experiments"]
+    code = "import runpy; print(dict(runpy.run_path('docs/conf.py')['nbdev_groups'])['Experiments'])"
+    there = ast.literal_eval(python(code, house).stdout)
+    assert [p for p in there if p not in groups] == ["experiments/fsd_gentle"]
