@@ -21,7 +21,11 @@ def encode(
     sigma: float = 2.,  # standard deviation of the Gaussian, heatmap pixels
 ) -> tuple[Tensor, Tensor]:  # heatmaps (N,K,H,W) in [0,1] and target weights (N,K), 0 or 1
     "Unbiased Gaussian heatmaps of joints, @eq-gaussian; raises `ValueError` for mismatched shapes."
-    _check_joints(joints, visible)
+    if joints.ndim != 3 or joints.shape[-1] != 2:
+        raise ValueError(f"joints have shape {tuple(joints.shape)}, expected (N,K,2)")
+    if visible.shape != joints.shape[:2]:
+        raise ValueError(f"visible has shape {tuple(visible.shape)}, "
+                         f"expected {tuple(joints.shape[:2])} as in joints")
     if sigma <= 0 or stride <= 0:
         raise ValueError(f"sigma and stride must be positive, not {sigma} and {stride}")
     (h, w), mu = heatmap_size, joints.float() / stride
@@ -33,14 +37,6 @@ def encode(
     touches = (low[..., 0] < w) & (low[..., 1] < h) & (high + 1 >= 0).all(-1)  # false for NaN
     weight = (touches & (visible > 0)).float()
     return torch.where(weight[..., None, None] > 0, heatmaps, 0.), weight
-
-# %% ../nbs/02_heatmaps.ipynb #b73ec872
-def _check_joints(joints, visible):
-    if joints.ndim != 3 or joints.shape[-1] != 2:
-        raise ValueError(f"joints have shape {tuple(joints.shape)}, expected (N,K,2)")
-    if visible.shape != joints.shape[:2]:
-        raise ValueError(f"visible has shape {tuple(visible.shape)}, "
-                         f"expected {tuple(joints.shape[:2])} as in joints")
 
 # %% ../nbs/02_heatmaps.ipynb #60469397
 def gaussian_blur(
