@@ -23,7 +23,7 @@ from .drawing import draw_pose, overlay, show_images
 from .files import read_json
 from .heatmaps import decode
 from .studies import METHODS, SWEEPS
-from .tables import contrasts, method_order, sweep_contrasts, kinds_of_tests
+from .tables import contrasts, kinds_of_tests, method_order, sweep_contrasts
 
 # %% ../nbs/20_figures.ipynb #c196a544
 def method_colour(

@@ -20,22 +20,23 @@ def encode(
     stride: float = 4.,  # crop pixels per heatmap pixel
     sigma: float = 2.,  # standard deviation of the Gaussian, heatmap pixels
 ) -> tuple[Tensor, Tensor]:  # heatmaps (N,K,H,W) in [0,1] and target weights (N,K), 0 or 1
-    "Encode `joints` as unbiased Gaussian heatmaps, @eq-gaussian; raises `ValueError` for shapes that do not match."
-    _check_joints(joints, visible)
-    if sigma <= 0 or stride <= 0: raise ValueError(f"sigma and stride must be positive, not {sigma} and {stride}")
-    (h, w), mu, r = heatmap_size, joints.float() / stride, 3 * sigma
-    x, y = (torch.arange(n, device=joints.device, dtype=torch.float32) for n in (w, h))
-    gx, gy = (torch.exp(-(c - m[..., None])**2 / (2 * sigma**2)) for c, m in ((x, mu[..., 0]), (y, mu[..., 1])))
-    near = (mu[..., 0] - r < w) & (mu[..., 1] - r < h) & (mu + r + 1 >= 0).all(-1)  # false for NaN
-    inside = near & torch.isfinite(mu).all(-1)
-    weight = (inside & (visible > 0)).float()
-    return torch.where(weight[..., None, None] > 0, gy[..., :, None] * gx[..., None, :], 0.), weight
-
-# %% ../nbs/03_heatmaps.ipynb #b73ec872
-def _check_joints(joints, visible):
-    if joints.ndim != 3 or joints.shape[-1] != 2: raise ValueError(f"joints have shape {tuple(joints.shape)}, expected (N,K,2)")
+    "Unbiased Gaussian heatmaps of joints, @eq-gaussian; raises `ValueError` for mismatched shapes."
+    if joints.ndim != 3 or joints.shape[-1] != 2:
+        raise ValueError(f"joints have shape {tuple(joints.shape)}, expected (N,K,2)")
     if visible.shape != joints.shape[:2]:
-        raise ValueError(f"visible has shape {tuple(visible.shape)}, expected {tuple(joints.shape[:2])} as in joints")
+        raise ValueError(f"visible has shape {tuple(visible.shape)}, "
+                         f"expected {tuple(joints.shape[:2])} as in joints")
+    if sigma <= 0 or stride <= 0:
+        raise ValueError(f"sigma and stride must be positive, not {sigma} and {stride}")
+    (h, w), mu = heatmap_size, joints.float() / stride
+    def curve(size, centre):
+        pixels = torch.arange(size, device=joints.device, dtype=torch.float32)
+        return torch.exp(-(pixels - centre[..., None])**2 / (2 * sigma**2))
+    heatmaps = curve(h, mu[..., 1])[..., :, None] * curve(w, mu[..., 0])[..., None, :]
+    low, high = mu - 3 * sigma, mu + 3 * sigma
+    touches = (low[..., 0] < w) & (low[..., 1] < h) & (high + 1 >= 0).all(-1)  # false for NaN
+    weight = (touches & (visible > 0)).float()
+    return torch.where(weight[..., None, None] > 0, heatmaps, 0.), weight
 
 # %% ../nbs/03_heatmaps.ipynb #60469397
 def gaussian_blur(
@@ -43,29 +44,27 @@ def gaussian_blur(
     kernel: int = 11,  # odd kernel size, heatmap pixels
 ) -> Tensor:  # (N,K,H,W), each map rescaled to its old peak
     "Smooth each heatmap, padded with zeros; raises `ValueError` for an even `kernel`."
-    if kernel < 1 or kernel % 2 == 0: raise ValueError(f"kernel must be odd and positive, not {kernel}")
+    if kernel < 1 or kernel % 2 == 0:
+        raise ValueError(f"kernel must be odd and positive, not {kernel}")
     sigma = .3 * ((kernel - 1) * .5 - 1) + .8  # OpenCV's default for this kernel size
     x = torch.arange(kernel, device=heatmaps.device, dtype=heatmaps.dtype) - kernel // 2
-    g = torch.exp(-x**2 / (2 * sigma**2))
-    g, flat = g / g.sum(), heatmaps.flatten(0, 1)[:, None]
-    out = F.conv2d(F.conv2d(flat, g[None, None, None, :], padding=(0, kernel // 2)), g[None, None, :, None], padding=(kernel // 2, 0))
-    out = out.view_as(heatmaps)
-    return out * (heatmaps.amax((2, 3), keepdim=True) / out.amax((2, 3), keepdim=True).clamp_min(1e-12))
+    curve = torch.exp(-x**2 / (2 * sigma**2))
+    curve = (curve / curve.sum())[None, None]
+    out = F.conv2d(heatmaps.flatten(0, 1)[:, None], curve[:, :, None, :], padding='same')
+    out = F.conv2d(out, curve[:, :, :, None], padding='same').view_as(heatmaps)
+    old_peak, peak = (h.amax((2, 3), keepdim=True) for h in (heatmaps, out))
+    return out * (old_peak / peak.clamp_min(1e-12))
 
 # %% ../nbs/03_heatmaps.ipynb #a7da683e
-def _peaks(h: Tensor):
-    "Peak values (N,K) and their pixels x, y (N,K)."
-    score, flat = h.flatten(2).max(-1)
-    return score, flat % h.shape[-1], flat // h.shape[-1]
-
 def _at(h: Tensor, x: Tensor, y: Tensor):
     "Values of `h` (N,K,H,W) at pixels `x`, `y` (N,K), clamped to the map."
     H, W = h.shape[-2:]
-    return h.flatten(2).gather(-1, (y.clamp(0, H - 1) * W + x.clamp(0, W - 1))[..., None])[..., 0]
+    pixel = y.clamp(0, H - 1) * W + x.clamp(0, W - 1)
+    return h.flatten(2).gather(-1, pixel[..., None])[..., 0]
 
 # %% ../nbs/03_heatmaps.ipynb #6e60ef61
 def _dark_step(log_h, x, y):
-    "One Newton step on the log-heatmap from pixel (x,y), @eq-dark; zero near the border and where the Hessian is singular."
+    "The step of @eq-dark from pixel (x,y); zero near the border and where the Hessian is singular."
     def f(dx, dy): return _at(log_h, x + dx, y + dy)
     gx, gy = (f(1, 0) - f(-1, 0)) / 2, (f(0, 1) - f(0, -1)) / 2
     hxx = (f(2, 0) - 2 * f(0, 0) + f(-2, 0)) / 4
@@ -82,8 +81,9 @@ def _dark_step(log_h, x, y):
 def _shift_step(h, x, y):
     "A quarter pixel towards the higher neighbour; zero at the border."
     H, W = h.shape[-2:]
-    step = torch.stack([_at(h, x + 1, y) - _at(h, x - 1, y), _at(h, x, y + 1) - _at(h, x, y - 1)], -1).sign() * .25
-    return torch.where(((x > 1) & (x < W - 1) & (y > 1) & (y < H - 1))[..., None], step, 0.)
+    dx, dy = _at(h, x + 1, y) - _at(h, x - 1, y), _at(h, x, y + 1) - _at(h, x, y - 1)
+    inside = (x > 1) & (x < W - 1) & (y > 1) & (y < H - 1)
+    return torch.where(inside[..., None], torch.stack([dx, dy], -1).sign() * .25, 0.)
 
 # %% ../nbs/03_heatmaps.ipynb #4b296506
 def decode(
@@ -92,15 +92,22 @@ def decode(
     refine: str | None = 'dark',  # 'dark', 'shift' or None
     kernel: int = 11,  # size of DARK's smoothing, heatmap pixels
 ) -> tuple[Tensor, Tensor]:  # joints (N,K,2) in crop pixels and peak values (N,K)
-    "Decode heatmaps to joints; raises `ValueError` for an empty or non-finite heatmap or an unknown `refine`."
-    if heatmaps.ndim != 4 or 0 in heatmaps.shape: raise ValueError(f"heatmaps have shape {tuple(heatmaps.shape)}, expected a non-empty (N,K,H,W)")
-    if refine not in ('dark', 'shift', None): raise ValueError(f"refine is 'dark', 'shift' or None, not {refine!r}")
-    h = heatmaps.float()
-    if not torch.isfinite(h).all(): raise ValueError("heatmaps hold NaN or infinite values: the model that made them has diverged")
-    score, x, y = _peaks(h)
+    "Joints of heatmaps; raises `ValueError` for an empty or infinite one or an unknown `refine`."
+    h, shape = heatmaps.float(), tuple(heatmaps.shape)
+    if heatmaps.ndim != 4 or 0 in shape:
+        raise ValueError(f"heatmaps have shape {shape}, expected a non-empty (N,K,H,W)")
+    if refine not in ('dark', 'shift', None):
+        raise ValueError(f"refine is 'dark', 'shift' or None, not {refine!r}")
+    if not torch.isfinite(h).all():
+        raise ValueError("heatmaps hold NaN or infinite values: "
+                         "the model that made them has diverged")
+    score, pixel = h.flatten(2).max(-1)
+    x, y = pixel % shape[3], pixel // shape[3]
     joints = torch.stack([x, y], -1).float()
-    if refine == 'dark': joints = joints + _dark_step(gaussian_blur(h, kernel).clamp_min(1e-10).log(), x, y)
-    if refine == 'shift': joints = joints + _shift_step(h, x, y)
+    if refine == 'dark':
+        joints = joints + _dark_step(gaussian_blur(h, kernel).clamp_min(1e-10).log(), x, y)
+    if refine == 'shift':
+        joints = joints + _shift_step(h, x, y)
     joints = torch.where((score > 0)[..., None], joints, -1.)  # no peak: no position
     return joints * stride, score
 
@@ -112,9 +119,11 @@ def flip_merge(
     shift: int = 1,  # heatmap pixels to move the mirrored maps to the right; 0 for none
 ) -> Tensor:  # (N,K,H,W)
     "Average heatmaps with the mirrored images'; raises `ValueError` if keypoint counts differ."
-    if heatmaps.shape != flipped_heatmaps.shape or len(flip_index) != heatmaps.shape[1]:
-        raise ValueError(f"flip_merge got {tuple(heatmaps.shape)}, {tuple(flipped_heatmaps.shape)} and {len(flip_index)} flip indices; "
-                         "all three must have the same number of keypoints")
+    shapes = [tuple(h.shape) for h in (heatmaps, flipped_heatmaps)]
+    if shapes[0] != shapes[1] or len(flip_index) != shapes[0][1]:
+        raise ValueError(f"flip_merge got {shapes[0]}, {shapes[1]} and {len(flip_index)} flip "
+                         "indices; all three must have the same number of keypoints")
     back = flipped_heatmaps[:, list(flip_index)].flip(-1)
-    if shift: back = torch.cat([back[..., :shift], back[..., :-shift]], -1)  # the first columns keep their value
+    if shift:
+        back = torch.cat([back[..., :shift], back[..., :-shift]], -1)
     return (heatmaps + back) / 2

@@ -6,7 +6,7 @@
 __all__ = ['VARIANTS', 'LOW', 'conv', 'Bottleneck', 'StemNet', 'BasicBlock', 'down', 'fuse', 'HRModule', 'HRNetW32',
            'sine_position', 'patchify', 'attend', 'Attention', 'FeedForward', 'PreNorm', 'Residual', 'Transformer',
            'Variant', 'TokenPose', 'CycleOutput', 'SDPose', 'init_released', 'init_quick', 'sdpose', 'fold_batch_norm',
-           'keypoint_layer', 'Deployed', 'deploy', 'try_compiled', 'load_released']
+           'keypoint_layer', 'Deployed', 'try_compiled', 'deploy', 'load_released']
 
 # %% ../nbs/06_models.ipynb #5396ddc1
 import copy
@@ -14,7 +14,7 @@ import math
 import pickle
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -42,13 +42,14 @@ class Bottleneck(nn.Module):
         self.conv1, self.bn1 = conv(cin, width, 1), nn.BatchNorm2d(width)
         self.conv2, self.bn2 = conv(width, width), nn.BatchNorm2d(width)
         self.conv3, self.bn3 = conv(width, 4 * width, 1), nn.BatchNorm2d(4 * width)
-        self.downsample = nn.Sequential(conv(cin, 4 * width, 1), nn.BatchNorm2d(4 * width)) if cin != 4 * width else None
+        project = [conv(cin, 4 * width, 1), nn.BatchNorm2d(4 * width)] if cin != 4 * width else []
+        self.downsample = nn.Sequential(*project)  # empty: the identity
 
     def forward(self, x):
         "`(N,cin,h,w)` to `(N,4·width,h,w)`."
         y = F.relu(self.bn1(self.conv1(x)))
         y = self.bn3(self.conv3(F.relu(self.bn2(self.conv2(y)))))
-        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+        return F.relu(y + self.downsample(x))
 
 # %% ../nbs/06_models.ipynb #3559a911
 class StemNet(nn.Module):
@@ -60,7 +61,8 @@ class StemNet(nn.Module):
         super().__init__()
         self.conv1, self.bn1 = conv(3, width, stride=2), nn.BatchNorm2d(width)
         self.conv2, self.bn2 = conv(width, width, stride=2), nn.BatchNorm2d(width)
-        self.layer1 = nn.Sequential(*[Bottleneck(width if i == 0 else 4 * width, width) for i in range(blocks)])
+        channels = [width] + (blocks - 1) * [4 * width]
+        self.layer1 = nn.Sequential(*[Bottleneck(cin, width) for cin in channels])
         self.out_channels = 4 * width
 
     def forward(self, x):
@@ -87,21 +89,24 @@ def down(
     cout: int,  # channels out
     relu: bool = True,  # whether ReLU follows
 ) -> nn.Sequential:
-    "Halve the resolution: strided convolution, batch norm and, unless it is the last of a chain, ReLU."
-    return nn.Sequential(conv(cin, cout, stride=2), nn.BatchNorm2d(cout), *([nn.ReLU()] if relu else []))
+    "Halve the resolution: strided convolution, batch norm and, but for a chain's last, ReLU."
+    layers = [conv(cin, cout, stride=2), nn.BatchNorm2d(cout), nn.ReLU()]
+    return nn.Sequential(*layers[:3 if relu else 2])
 
 # %% ../nbs/06_models.ipynb #4a0c3316
 def fuse(
     widths,  # channels of each branch
     i: int,  # branch that receives
     j: int,  # branch that gives
-):  # module or `None`
-    "The path from branch `j` to branch `i` of an HRNet module; `None` if they are the same."
-    if i == j: return None
-    if j > i: return nn.Sequential(conv(widths[j], widths[i], 1), nn.BatchNorm2d(widths[i]), nn.Upsample(scale_factor=2**(j - i)))
-    last = i - j - 1
-    return nn.Sequential(*[down(widths[j], widths[i] if s == last else widths[j], s != last) for s in range(i - j)])
+) -> nn.Sequential:  # empty, which is the identity, if they are the same
+    "The path from branch `j` to branch `i` of an HRNet module."
+    if j > i:
+        return nn.Sequential(conv(widths[j], widths[i], 1), nn.BatchNorm2d(widths[i]),
+                             nn.Upsample(scale_factor=2**(j - i)))
+    return nn.Sequential(*[down(widths[j], widths[i if s == i else j], relu=s < i)
+                           for s in range(j + 1, i + 1)])
 
+# %% ../nbs/06_models.ipynb #5b0c9a17
 class HRModule(nn.Module):
     "Parallel branches of four basic blocks, then every branch summed into every output."
     def __init__(self,
@@ -109,13 +114,16 @@ class HRModule(nn.Module):
         outputs: int,  # number of branches passed on
     ):
         super().__init__()
-        self.branches = nn.ModuleList(nn.Sequential(*[BasicBlock(w) for _ in range(4)]) for w in widths)
-        self.fuse_layers = nn.ModuleList(nn.ModuleList(fuse(widths, i, j) for j in range(len(widths))) for i in range(outputs))
+        self.branches = nn.ModuleList(
+            nn.Sequential(*[BasicBlock(w) for _ in range(4)]) for w in widths)
+        self.fuse_layers = nn.ModuleList(
+            nn.ModuleList(fuse(widths, i, j) for j in range(len(widths))) for i in range(outputs))
 
     def forward(self, xs):
         "List of branch features to a list of fused ones."
-        xs = [b(x) for b, x in zip(self.branches, xs, strict=True)]
-        return [F.relu(sum(x if f is None else f(x) for f, x in zip(row, xs, strict=True))) for row in self.fuse_layers]
+        xs = [branch(x) for branch, x in zip(self.branches, xs, strict=True)]
+        return [F.relu(sum(path(x) for path, x in zip(paths, xs, strict=True)))
+                for paths in self.fuse_layers]
 
 # %% ../nbs/06_models.ipynb #b98442fb
 class HRNetW32(nn.Module):
@@ -126,17 +134,18 @@ class HRNetW32(nn.Module):
         super().__init__()
         self.conv1, self.bn1 = conv(3, 64, stride=2), nn.BatchNorm2d(64)
         self.conv2, self.bn2 = conv(64, 64, stride=2), nn.BatchNorm2d(64)
-        self.layer1 = nn.Sequential(Bottleneck(64, 32), *[Bottleneck(128, 32) for _ in range(3)])
+        self.layer1 = nn.Sequential(*[Bottleneck(cin, 32) for cin in (64, 128, 128, 128)])
         same = nn.Sequential(conv(128, 32), nn.BatchNorm2d(32), nn.ReLU())
         self.transition1 = nn.ModuleList([same, nn.Sequential(down(128, 64))])
         self.stage2 = nn.Sequential(HRModule((32, 64), 2))
         self.transition2 = nn.ModuleList([None, None, nn.Sequential(down(64, 128))])
-        self.stage3 = nn.Sequential(*[HRModule((32, 64, 128), 1 if i == 3 else 3) for i in range(4)])
+        self.stage3 = nn.Sequential(*[HRModule((32, 64, 128), outputs) for outputs in (3, 3, 3, 1)])
 
     def forward(self, x):
         "`(N,3,H,W)` to `(N,32,H/4,W/4)`."
-        x = self.layer1(F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))))
-        xs = self.stage2([t(x) for t in self.transition1])
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.layer1(F.relu(self.bn2(self.conv2(x))))
+        xs = self.stage2([transition(x) for transition in self.transition1])
         return self.stage3([*xs, self.transition2[2](xs[-1])])[0]
 
 # %% ../nbs/06_models.ipynb #d51f28f5
@@ -145,22 +154,24 @@ def sine_position(
     dim: int,  # embedding width D, divisible by 4
 ) -> Tensor:  # (1,T,D)
     "Two-dimensional sine position embedding as in TokenPose."
-    if dim % 4: raise ValueError(f"the embedding width must be divisible by 4, not {dim}")
+    if dim % 4:
+        raise ValueError(f"the embedding width must be divisible by 4, not {dim}")
     half = dim // 2
     period = 10000 ** (2 * (torch.arange(half, dtype=torch.float32) // 2) / half)
     def encode(n):
         angle = torch.arange(1, n + 1, dtype=torch.float32) / (n + 1e-6) * 2 * math.pi
         a = angle[:, None] / period
         return torch.stack([a[:, 0::2].sin(), a[:, 1::2].cos()], -1).flatten(1)
-    rows, columns = encode(grid[0]), encode(grid[1])
-    return torch.cat([rows[:, None].expand(-1, grid[1], -1), columns[None].expand(grid[0], -1, -1)], -1).reshape(1, -1, dim)
+    rows = encode(grid[0])[:, None].expand(-1, grid[1], -1)
+    columns = encode(grid[1])[None].expand(grid[0], -1, -1)
+    return torch.cat([rows, columns], -1).reshape(1, -1, dim)
 
 # %% ../nbs/06_models.ipynb #d42ef87a
 def patchify(
     features: Tensor,  # (N,C,h,w)
     patch: tuple[int, int],  # (p_h, p_w) in feature pixels
 ) -> Tensor:  # (N, T, p_h*p_w*C)
-    "Cut a feature map into flattened patches, row by row; inside a patch the order is (row, column, channel)."
+    "Cut a feature map into patches, row by row, each flattened as (row, column, channel)."
     n, c, h, w = features.shape
     x = features.reshape(n, c, h // patch[0], patch[0], w // patch[1], patch[1])
     return x.permute(0, 2, 4, 3, 5, 1).reshape(n, (h // patch[0]) * (w // patch[1]), -1)
@@ -172,12 +183,13 @@ def attend(
     v: Tensor,  # (N,heads,tokens,d)
 ) -> Tensor:  # (N,heads,queries,d)
     "Scaled dot-product attention, in the form that is fastest on the device."
-    if q.dtype != torch.bfloat16 or q.device.type != 'cpu': return F.scaled_dot_product_attention(q, k, v)
+    if q.dtype != torch.bfloat16 or q.device.type != 'cpu':
+        return F.scaled_dot_product_attention(q, k, v)
     return (q * q.shape[-1]**-.5 @ k.transpose(-1, -2)).softmax(-1).to(v.dtype) @ v
 
 # %% ../nbs/06_models.ipynb #cb1145a0
 class Attention(nn.Module):
-    "Multi-head self-attention without bias in q, k, v; scaled by the square root of the head width."
+    "Multi-head self-attention without bias in q, k and v."
     def __init__(self,
         dim: int,  # embedding width D
         heads: int,  # attention heads
@@ -192,6 +204,7 @@ class Attention(nn.Module):
         q, k, v = self.to_qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return self.to_out(attend(q, k, v).transpose(1, 2).flatten(2))
 
+# %% ../nbs/06_models.ipynb #e2b95c08
 class FeedForward(nn.Module):
     "Two linear layers with an exact GELU between them."
     def __init__(self,
@@ -199,7 +212,8 @@ class FeedForward(nn.Module):
         hidden: int,  # width between the two layers
     ):
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Identity(), nn.Linear(hidden, dim))
+        self.net = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Identity(),
+                                 nn.Linear(hidden, dim))
 
     def forward(self, x):
         "`(N,tokens,D)` to the same shape."
@@ -241,8 +255,10 @@ class Transformer(nn.Module):
         mlp_ratio: int,  # hidden width of the MLP over D
     ):
         super().__init__()
-        self.layers = nn.ModuleList(nn.ModuleList([Residual(PreNorm(dim, Attention(dim, heads))),
-                                                   Residual(PreNorm(dim, FeedForward(dim, mlp_ratio * dim)))]) for _ in range(depth))
+        self.layers = nn.ModuleList()
+        for _ in range(depth):
+            parts = Attention(dim, heads), FeedForward(dim, mlp_ratio * dim)
+            self.layers.append(nn.ModuleList(Residual(PreNorm(dim, part)) for part in parts))
 
     def forward(self,
         x,  # (N,K+T,D) keypoint tokens, then visual tokens
@@ -250,8 +266,7 @@ class Transformer(nn.Module):
     ):  # (N,K+T,D)
         "One cycle over the tokens."
         for i, (attention, mlp) in enumerate(self.layers):
-            if i: x = x + position
-            x = mlp(attention(x))
+            x = mlp(attention(x + position if i else x))
         return x
 
 # %% ../nbs/06_models.ipynb #18dbba80
@@ -268,7 +283,7 @@ class Variant:
     mlp_ratio: int = 3  # hidden width of the MLP over D
     head_dim: int = 384  # hidden width of the heatmap head
     input_size: tuple[int, int] = (256, 192)  # (H,W) of the crop, px
-    quick_start: bool = False  # initial weights for short schedules instead of the released code's
+    quick_start: bool = False  # initial weights for short schedules, not the released code's
 
     @property
     def heatmap_size(self) -> tuple[int, int]:
@@ -280,11 +295,14 @@ class Variant:
         "(g_h, g_w) of the visual tokens."
         return self.heatmap_size[0] // self.patch[0], self.heatmap_size[1] // self.patch[1]
 
-VARIANTS = {'n': Variant(depth=3, cycles=2, patch=(4, 3), stem=(16, 1), dim=96, heads=4, head_dim=192, input_size=(128, 96), quick_start=True),
-            't': Variant(depth=6, cycles=3, patch=(4, 3)),
-            's_v1': Variant(depth=12, cycles=2, patch=(4, 3)),
-            's_v2': Variant(depth=12, cycles=2, patch=(2, 2)),
-            'b': Variant(depth=12, cycles=2, patch=(4, 3), backbone='hrnet')}
+# %% ../nbs/06_models.ipynb #3d1f6a52
+VARIANTS = {
+    'n': Variant(depth=3, cycles=2, patch=(4, 3), stem=(16, 1), dim=96, heads=4, head_dim=192,
+                 input_size=(128, 96), quick_start=True),
+    't': Variant(depth=6, cycles=3, patch=(4, 3)),
+    's_v1': Variant(depth=12, cycles=2, patch=(4, 3)),
+    's_v2': Variant(depth=12, cycles=2, patch=(2, 2)),
+    'b': Variant(depth=12, cycles=2, patch=(4, 3), backbone='hrnet')}
 
 # %% ../nbs/06_models.ipynb #e8f9c1a7
 class TokenPose(nn.Module):
@@ -300,7 +318,8 @@ class TokenPose(nn.Module):
         self.pos_embedding = nn.Parameter(sine_position(v.grid, d), requires_grad=False)
         self.patch_to_embedding = nn.Linear(v.patch[0] * v.patch[1] * channels, d)
         self.transformer_layer1 = Transformer(d, v.depth, v.heads, v.mlp_ratio)
-        self.mlp_head = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, v.head_dim), nn.LayerNorm(v.head_dim), nn.Linear(v.head_dim, h * w))
+        self.mlp_head = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, v.head_dim),
+                                      nn.LayerNorm(v.head_dim), nn.Linear(v.head_dim, h * w))
 
 class CycleOutput(NamedTuple):
     "What one cycle yields."
@@ -318,16 +337,19 @@ class SDPose(nn.Module):
         super().__init__()
         self.variant, self.num_keypoints, self.grid = variant, num_keypoints, variant.grid
         self.backbone = HRNetW32() if variant.backbone == 'hrnet' else StemNet(*variant.stem)
-        self.keypoint_head = nn.ModuleDict(dict(tokenpose=TokenPose(variant, num_keypoints, self.backbone.out_channels)))
+        head = TokenPose(variant, num_keypoints, self.backbone.out_channels)
+        self.keypoint_head = nn.ModuleDict(dict(tokenpose=head))
 
     def tokens(self,
         images: Tensor,  # (N,3,H,W) normalised crops of the variant's input size
-    ) -> tuple[Tensor, Tensor]:  # tokens (N,K+T,D), keypoints first, and their position embedding (1,K+T,D)
+    ) -> tuple[Tensor, Tensor]:  # (N,K+T,D), keypoint tokens first; position embedding (1,K+T,D)
         "What the transformer starts from."
         head = self.keypoint_head['tokenpose']
-        visual = head.patch_to_embedding(patchify(self.backbone(images), self.variant.patch)) + head.pos_embedding
-        x = torch.cat([head.keypoint_token.to(visual.dtype).expand(len(visual), -1, -1), visual], 1)
-        return x, F.pad(head.pos_embedding, (0, 0, self.num_keypoints, 0))
+        patches = patchify(self.backbone(images), self.variant.patch)
+        visual = head.patch_to_embedding(patches) + head.pos_embedding
+        keypoint = head.keypoint_token.to(visual.dtype).expand(len(visual), -1, -1)
+        position = F.pad(head.pos_embedding, (0, 0, self.num_keypoints, 0))
+        return torch.cat([keypoint, visual], 1), position
 
     def forward(self,
         images: Tensor,  # (N,3,H,W) normalised crops of the variant's input size
@@ -347,13 +369,14 @@ class SDPose(nn.Module):
         images: Tensor,  # (N,3,H,W)
         cycle: int = 0,  # which one, counted as in a list: 0 the first, -1 the deepest
     ) -> Tensor:  # (N,K,H,W)
-        "Heatmaps of one cycle, of the first unless told: what inference runs; raises `IndexError` for no such cycle."
+        "Heatmaps of one cycle, by default the first, as in inference; or raises `IndexError`."
         return self(images, cycles=range(self.variant.cycles)[cycle] + 1)[-1].heatmaps
 
 # %% ../nbs/06_models.ipynb #fc526f1b
 def _check_images(images, size):
     if images.ndim != 4 or tuple(images.shape[1:]) != (3, *size) or not len(images):
-        raise ValueError(f"images have shape {tuple(images.shape)}, this model takes a non-empty (N, 3, {size[0]}, {size[1]})")
+        raise ValueError(f"images have shape {tuple(images.shape)}, "
+                         f"this model takes a non-empty (N, 3, {size[0]}, {size[1]})")
 
 # %% ../nbs/06_models.ipynb #8e3868d3
 def init_released(
@@ -361,25 +384,31 @@ def init_released(
 ):
     "Initial weights of the released code and TokenPose, from torch's global generator."
     for m in model.modules():
-        if isinstance(m, nn.Conv2d): nn.init.normal_(m.weight, std=.001)
+        if isinstance(m, nn.Conv2d):
+            nn.init.normal_(m.weight, std=.001)
         if isinstance(m, nn.Linear):
             nn.init.trunc_normal_(m.weight, std=.02)
-            if m.bias is not None: nn.init.zeros_(m.bias)
-        if isinstance(m, TokenPose): nn.init.trunc_normal_(m.keypoint_token, std=.02)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+        if isinstance(m, TokenPose):
+            nn.init.trunc_normal_(m.keypoint_token, std=.02)
 
+# %% ../nbs/06_models.ipynb #c41d0b7e
 def init_quick(
     model: nn.Module,  # initialised in place
 ):
-    "Initial weights for short schedules: He for convolutions, Glorot for linear layers, heatmaps near zero."
+    "Initial weights for short schedules: He for convolutions, Glorot for linear layers."
     for m in model.modules():
-        if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
+        if isinstance(m, nn.Conv2d):
+            nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
         if isinstance(m, nn.Linear):
             nn.init.xavier_uniform_(m.weight)
-            if m.bias is not None: nn.init.zeros_(m.bias)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
     for m in model.modules():
         if isinstance(m, TokenPose):
             nn.init.normal_(m.keypoint_token, std=1.5)
-            nn.init.normal_(m.mlp_head[-1].weight, std=.001)
+            nn.init.normal_(m.mlp_head[-1].weight, std=.001)  # heatmaps start near zero
             m.patch_to_embedding.weight.data.mul_(.2)  # at first positions outweigh content
 
 # %% ../nbs/06_models.ipynb #36e0df15
@@ -388,13 +417,16 @@ def sdpose(
     num_keypoints: int = 17,  # K
     cycles: int | None = None,  # cycles in training; None: the variant's
 ) -> SDPose:
-    "Make an SDPose model with freshly initialised weights; raises `ValueError` for an unknown variant."
-    if variant not in VARIANTS: raise ValueError(f"unknown variant {variant!r}; known: {', '.join(VARIANTS)}")
-    if not isinstance(num_keypoints, int) or num_keypoints < 1: raise ValueError(f"num_keypoints must be a positive integer, not {num_keypoints!r}")
-    if cycles is not None and cycles < 1: raise ValueError(f"cycles must be at least 1, not {cycles}")
-    v = VARIANTS[variant]
-    model = SDPose(v if cycles is None else Variant(**{**v.__dict__, 'cycles': cycles}), num_keypoints)
-    (init_quick if v.quick_start else init_released)(model)
+    "An SDPose model with fresh initial weights; raises `ValueError` for an unknown variant."
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown variant {variant!r}; known: {', '.join(VARIANTS)}")
+    if not isinstance(num_keypoints, int) or num_keypoints < 1:
+        raise ValueError(f"num_keypoints must be a positive integer, not {num_keypoints!r}")
+    if cycles is not None and cycles < 1:
+        raise ValueError(f"cycles must be at least 1, not {cycles}")
+    shape = VARIANTS[variant]
+    model = SDPose(replace(shape, cycles=cycles or shape.cycles), num_keypoints)
+    (init_quick if shape.quick_start else init_released)(model)
     return model
 
 # %% ../nbs/06_models.ipynb #3bae0fcf
@@ -406,7 +438,8 @@ def fold_batch_norm(
         children = list(parent.named_children())
         for (a, first), (b, second) in zip(children, children[1:], strict=False):
             if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-                parent._modules[a], parent._modules[b] = fuse_conv_bn_eval(first, second), nn.Identity()
+                parent._modules[a] = fuse_conv_bn_eval(first, second)
+                parent._modules[b] = nn.Identity()
     return module
 
 def keypoint_layer(
@@ -415,15 +448,24 @@ def keypoint_layer(
     k: int,  # K
 ) -> Tensor:  # (N,K,D) keypoint tokens after it
     "The last layer for the keypoint tokens alone."
-    norm, attention = layer[0].fn.norm, layer[0].fn.fn
-    y, (d, _) = norm(x), attention.to_out[0].weight.shape
-    q = F.linear(y[:, :k], attention.to_qkv.weight[:d]).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
-    key, value = F.linear(y, attention.to_qkv.weight[d:]).unflatten(-1, (2, attention.heads, -1)).permute(2, 0, 3, 1, 4)
-    return layer[1](x[:, :k] + attention.to_out(attend(q, key, value).transpose(1, 2).flatten(2)))
+    attention, y, d = layer[0].fn.fn, layer[0].fn.norm(x), x.shape[-1]
+    query = F.linear(y[:, :k], attention.to_qkv.weight[:d]).unflatten(-1, (attention.heads, -1))
+    key_value = F.linear(y, attention.to_qkv.weight[d:]).unflatten(-1, (2, attention.heads, -1))
+    seen = attend(query.transpose(1, 2), *key_value.permute(2, 0, 3, 1, 4))
+    return layer[1](x[:, :k] + attention.to_out(seen.transpose(1, 2).flatten(2)))
 
 # %% ../nbs/06_models.ipynb #ce8019c7
-LOW = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)  # type of the matrix products; None: float32
+LOW = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)  # of matrix products; None: float32
 
+def _lean_copy(model, low):
+    "A copy for inference: folded, channels last, the weights of matrix products in type `low`."
+    net = fold_batch_norm(copy.deepcopy(model).eval().requires_grad_(False))
+    for m in net.modules():
+        if low and isinstance(m, nn.Linear | nn.Conv2d):
+            m.to(low)
+    return net.to(memory_format=torch.channels_last)
+
+# %% ../nbs/06_models.ipynb #7ac01be4
 class Deployed(nn.Module):
     "One cycle of a trained network, for inference only; made by `deploy`."
     def __init__(self,
@@ -432,21 +474,20 @@ class Deployed(nn.Module):
         compile: bool = False,  # whether to use `torch.compile`
     ):
         super().__init__()
-        if precision not in LOW: raise ValueError(f"precision is one of {', '.join(LOW)}, not {precision!r}")
-        self.net = fold_batch_norm(copy.deepcopy(model).eval().requires_grad_(False)).to(memory_format=torch.channels_last)
-        self.variant, self.num_keypoints, self.grid, self.low = model.variant, model.num_keypoints, model.grid, LOW[precision]
-        if self.low:
-            for m in self.net.modules():
-                if isinstance(m, (nn.Linear, nn.Conv2d)): m.to(self.low)
-        self.run, self.batch = (try_compiled(self._heatmaps) if compile else self._heatmaps), 0 if compile else None
+        if precision not in LOW:
+            raise ValueError(f"precision is one of {', '.join(LOW)}, not {precision!r}")
+        self.variant, self.num_keypoints, self.grid = model.variant, model.num_keypoints, model.grid
+        self.low, self.net = LOW[precision], _lean_copy(model, LOW[precision])
+        self.run = try_compiled(self._heatmaps) if compile else self._heatmaps
+        self.batch = 0 if compile else None  # largest so far, to which smaller ones are padded
 
     def _heatmaps(self, images):
-        net, k = self.net, self.num_keypoints
-        head = net.keypoint_head['tokenpose']
+        head, k = self.net.keypoint_head['tokenpose'], self.num_keypoints
+        *layers, last = head.transformer_layer1.layers
         with torch.autocast(images.device.type, self.low, enabled=self.low is not None):
-            x, position = net.tokens(images.to(memory_format=torch.channels_last))
-            *layers, last = head.transformer_layer1.layers
-            for i, layer in enumerate(layers): x = layer[1](layer[0](x + position if i else x))
+            x, position = self.net.tokens(images.to(memory_format=torch.channels_last))
+            for i, (attention, mlp) in enumerate(layers):
+                x = mlp(attention(x + position if i else x))
             x = keypoint_layer(last, x + position if layers else x, k)
             return head.mlp_head(x).unflatten(-1, self.variant.heatmap_size)
 
@@ -456,49 +497,57 @@ class Deployed(nn.Module):
         "Heatmaps of the first cycle; raises `ValueError` for images of another size."
         _check_images(images, self.variant.input_size)
         n = len(images)
-        if self.batch is not None: self.batch = max(n, self.batch)
-        if self.batch and n < self.batch: images = torch.cat([images, images.new_zeros(self.batch - n, *images.shape[1:])])
+        if self.batch is not None:
+            self.batch = max(n, self.batch)
+            images = torch.cat([images, images.new_zeros(self.batch - n, *images.shape[1:])])
         return self.run(images)[:n].float()
 
 # %% ../nbs/06_models.ipynb #01f684c6
+def try_compiled(
+    function,  # what to compile
+):  # the compiled function
+    "`torch.compile` for the first call's shapes; if that fails, warns and goes on without."
+    compiled, proven = torch.compile(function), False
+    def call(*args):
+        nonlocal compiled, proven
+        try:
+            out = compiled(*args)
+        except Exception as e:
+            if proven:
+                raise
+            compiled, out = function, function(*args)  # an error not the compiler's is raised here
+            reason = f"{type(e).__name__}: {next(iter(str(e).splitlines()), '')}"
+            warnings.warn(f"torch.compile failed, going on without it: {reason}", stacklevel=2)
+        proven = True
+        return out
+    return call
+
 def deploy(
     model: SDPose,  # trained; not changed
     precision: str = 'fp32',  # 'fp32', 'bf16' or 'fp16'
     compile: bool = False,  # use `torch.compile`; if it fails, warn and run without
 ) -> Deployed:  # with `heatmaps(images)`, like the model
-    "A copy of a network that does the least work for the first cycle's heatmaps; raises `ValueError` for an unknown precision."
+    "A copy that does the least work for the first cycle's heatmaps, or raises `ValueError`."
     return Deployed(model, precision, compile)
-
-def try_compiled(
-    function,  # what to compile
-):  # the compiled function
-    "`torch.compile` for the first call's shapes; if that fails, warns and goes on without."
-    state = dict(call=torch.compile(function), proven=False)
-    def call(*args):
-        try: out = state['call'](*args)
-        except Exception as e:
-            if state['proven']: raise
-            out = function(*args)  # an error that is not the compiler's is raised here
-            warnings.warn(f"torch.compile failed, going on without it: {type(e).__name__}: {next(iter(str(e).splitlines()), '')}", stacklevel=2)
-            state['call'] = function
-        state['proven'] = True
-        return out
-    return call
 
 # %% ../nbs/06_models.ipynb #1aa83aec
 def load_released(
     model: SDPose,  # weights are replaced in place
     path,  # a released SDPose checkpoint, `.pth`
 ) -> SDPose:  # the model
-    "Load a released checkpoint strictly, without running code from it; raises `FileNotFoundError` or `ValueError`."
-    try: content = torch.load(path, map_location='cpu', weights_only=True)
-    except FileNotFoundError: raise FileNotFoundError(f"no checkpoint at {path}") from None
+    "Load a checkpoint strictly, running no code; raises `FileNotFoundError` or `ValueError`."
+    try:
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no checkpoint at {path}") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as e:
         wanted = re.findall(r'GLOBAL ([\w.]+)', str(e))
         why = f"it asks for {', '.join(wanted)}" if wanted else type(e).__name__
-        raise ValueError(f"{path} cannot be read as plain tensors, and nothing else is executed: {why}") from None
+        raise ValueError(f"{path} cannot be read as plain tensors, "
+                         f"and nothing else is executed: {why}") from None
     state = content.get('state_dict', content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()): raise ValueError(f"{path} holds no state dict")
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"{path} holds no state dict")
     state = {k.removeprefix('module.'): v for k, v in state.items()}
     _check_state(model, state, path)
     model.load_state_dict(state, strict=True)
@@ -507,10 +556,13 @@ def load_released(
 # %% ../nbs/06_models.ipynb #2e34ca3f
 def _check_state(model, state, path):
     "Raises `ValueError` naming the first differences between a state dict and the model's."
-    own = model.state_dict()
-    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [f"{k}: {tuple(state[k].shape)} in the file, {tuple(own[k].shape)} here" for k in own if k in state and state[k].shape != own[k].shape]
-    if missing or extra or shapes:
-        parts = [f"{len(x)} {what} ({', '.join(x[:3])}{', ...' if len(x) > 3 else ''})"
-                 for what, x in (('missing', missing), ('not in this model', extra), ('of another shape', shapes)) if x]
-        raise ValueError(f"{path} does not fit this model: {'; '.join(parts)}. Is it the right variant and number of keypoints?")
+    ours, theirs = ({k: tuple(v.shape) for k, v in s.items()} for s in (model.state_dict(), state))
+    reshaped = [f"{k}: {theirs[k]} in the file, {shape} here"
+                for k, shape in ours.items() if theirs.get(k, shape) != shape]
+    parts = [f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+             for what, names in (('missing', sorted(ours.keys() - theirs.keys())),
+                                 ('not in this model', sorted(theirs.keys() - ours.keys())),
+                                 ('of another shape', reshaped)) if names]
+    if parts:
+        raise ValueError(f"{path} does not fit this model: {'; '.join(parts)}. "
+                         "Is it the right variant and number of keypoints?")

@@ -25,8 +25,7 @@ from torch import Tensor, nn
 
 import fsd_sdpose
 from .annotations import read_image
-from .crops import box_to_center_scale, crop_matrix, invert_matrix, reach
-from .data import IMAGENET_MEAN, IMAGENET_STD, to_input, warp_rect
+from .data import IMAGENET_MEAN, IMAGENET_STD, to_input
 from .files import write_json
 from .evaluation import inference, oks_nms, person_scores
 from .heatmaps import decode, flip_merge
@@ -40,8 +39,11 @@ def stored_shapes(
 ) -> dict:  # tensor name -> shape, without the parameters of the losses
     "Shapes of the weights in a file, without reading them; raises `ValueError` for another file."
     try:
-        with safe_open(path, 'pt') as f: return {k: tuple(f.get_slice(k).get_shape()) for k in f.keys() if not k.startswith('losses.')}
-    except (SafetensorError, OSError) as e: raise ValueError(f"{path} is not a safetensors file of weights ({e})") from None
+        with safe_open(path, 'pt') as f:
+            return {k: tuple(f.get_slice(k).get_shape())
+                    for k in f.keys() if not k.startswith('losses.')}
+    except (SafetensorError, OSError) as e:
+        raise ValueError(f"{path} is not a safetensors file of weights ({e})") from None
 
 def which_model(
     path,  # a `.safetensors` file
@@ -50,28 +52,38 @@ def which_model(
     shapes = stored_shapes(path)
     token = shapes.get('keypoint_head.tokenpose.keypoint_token', ())
     for name in VARIANTS if len(token) == 3 else ():
-        with torch.device('meta'): own = sdpose(name, token[1]).state_dict()  # shapes only: nothing is allocated
-        if shapes == {k: tuple(v.shape) for k, v in own.items()}: return name, token[1]
-    raise ValueError(f"{path} holds the weights of no variant of SDPose; known: {', '.join(VARIANTS)}")
+        with torch.device('meta'):  # shapes only: nothing is allocated
+            state = sdpose(name, token[1]).state_dict()
+        if shapes == {k: tuple(v.shape) for k, v in state.items()}:
+            return name, token[1]
+    raise ValueError(f"{path} holds the weights of no variant of SDPose; "
+                     f"known: {', '.join(VARIANTS)}")
 
 # %% ../nbs/21_prediction.ipynb #b329fc0a
 def load_model(
-    source='demo',  # 'demo' (shipped), the folder of a run, a `.safetensors` file, or a released `.pth` file
-    variant: str | None = None,  # a key of `VARIANTS`; needed for `.pth`, else read from the weights
+    source='demo',  # 'demo' (shipped), a run's folder, a `.safetensors` or a released `.pth` file
+    variant: str | None = None,  # a key of `VARIANTS`; None: read from the file, not a `.pth`
     num_keypoints: int | None = None,  # K; None: read from the weights, 17 for `.pth`
     device='cpu',  # where to put the network
 ) -> SDPose:  # in evaluation mode
-    "A network with its weights; raises `FileNotFoundError`, or `ValueError` for weights of another network."
-    path = Path(fsd_sdpose.__file__).parent / 'starts' / 'demo.safetensors' if str(source) == 'demo' else Path(source)
-    if path.is_dir(): path = path / 'last.safetensors'
-    if not path.is_file(): raise FileNotFoundError(f"no weights at {path}; a run keeps them with keep_weights=True")
+    "A network with its weights; `FileNotFoundError`, or `ValueError` for another network's."
+    shipped = Path(fsd_sdpose.__file__).parent / 'starts' / 'demo.safetensors'
+    path = shipped if str(source) == 'demo' else Path(source)
+    if path.is_dir():
+        path = path / 'last.safetensors'
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}; a run keeps them with keep_weights=True")
     if path.suffix != '.safetensors':
-        if variant is None: raise ValueError(f"{path.name} does not say which network it is: name the variant, one of {', '.join(VARIANTS)}")
+        if variant is None:
+            raise ValueError(f"{path.name} does not say which network it is: "
+                             f"name the variant, one of {', '.join(VARIANTS)}")
         return load_released(sdpose(variant, num_keypoints or 17), path).eval().to(device)
-    found = which_model(path)
-    if (variant or found[0], num_keypoints or found[1]) != found:
-        raise ValueError(f"{path.name} holds variant '{found[0]}' with {found[1]} keypoints, not '{variant or found[0]}' with {num_keypoints or found[1]}")
-    return load_weights(sdpose(*found), path).eval().to(device)
+    stored = which_model(path)
+    asked = variant or stored[0], num_keypoints or stored[1]
+    if asked != stored:
+        raise ValueError("{} holds variant '{}' with {} keypoints, not '{}' with {}".format(
+            path.name, *stored, *asked))
+    return load_weights(sdpose(*stored), path).eval().to(device)
 
 # %% ../nbs/21_prediction.ipynb #f7f9cd7b
 def load_picture(
@@ -81,11 +93,13 @@ def load_picture(
     "A picture as an array; raises `FileNotFoundError`, or `ValueError` for what is not a picture."
     if isinstance(image, str | os.PathLike):
         pixels = read_image(image)
-        if upright: pixels = cv2.imread(str(image), cv2.IMREAD_COLOR)
+        if upright:
+            pixels = cv2.imread(str(image), cv2.IMREAD_COLOR)
         return np.ascontiguousarray(pixels[..., ::-1])
     pixels = image.numpy() if isinstance(image, Tensor) else np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
-        raise ValueError(f"a picture is (H,W,3) uint8, red first, not {pixels.shape} {pixels.dtype}")
+        raise ValueError("a picture is (H,W,3) uint8, red first, "
+                         f"not {pixels.shape} {pixels.dtype}")
     return np.ascontiguousarray(pixels)
 
 # %% ../nbs/21_prediction.ipynb #ba7bb809
@@ -95,15 +109,23 @@ def check_boxes(
     height: int,  # of the picture, px
 ) -> np.ndarray:  # (M,4)
     "Boxes as an array; raises `ValueError` naming the first one that cannot be used."
-    if boxes is None: return np.array([[0., 0., width, height]])
-    try: b = np.asarray(boxes, np.float64)
-    except (TypeError, ValueError): raise ValueError("boxes must be numbers: x, y, width, height for each person") from None
-    if b.size == 0: return np.zeros((0, 4))
+    if boxes is None:
+        return np.array([[0., 0., width, height]])
+    try:
+        b = np.asarray(boxes, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError("boxes must be numbers: x, y, width, height for each person") from None
+    if b.size == 0:
+        return np.zeros((0, 4))
     if b.ndim != 2 or b.shape[1] != 4:
         raise ValueError(f"boxes have shape {b.shape}, not (people, 4): x, y, width, height in px")
-    for n, (x, y, w, h) in enumerate(b):
-        if not np.isfinite(b[n]).all() or w < 1 or h < 1: raise ValueError(f"box {n} is {b[n].tolist()}: four finite numbers, at least 1 px wide and high, are needed")
-        if x >= width or y >= height or x + w <= 0 or y + h <= 0: raise ValueError(f"box {n} is {b[n].tolist()}, wholly outside the {width}x{height} picture")
+    for n, box in enumerate(b.tolist()):
+        x, y, w, h = box
+        if not np.isfinite(box).all() or w < 1 or h < 1:
+            raise ValueError(f"box {n} is {box}: four finite numbers, "
+                             "at least 1 px wide and high, are needed")
+        if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+            raise ValueError(f"box {n} is {box}, wholly outside the {width}x{height} picture")
     return b
 
 # %% ../nbs/21_prediction.ipynb #0bd3cf2a
@@ -114,11 +136,19 @@ def skeleton_of(
     "The skeleton of a network's keypoints; raises `ValueError` if not exactly one fits."
     if skeleton is None:
         fit = [s for s in SKELETONS.values() if s.num_keypoints == num_keypoints]
-        if len(fit) != 1: raise ValueError(f"{len(fit)} known skeletons have {num_keypoints} keypoints: say which with skeleton=")
+        if len(fit) != 1:
+            raise ValueError(f"{len(fit)} known skeletons have {num_keypoints} keypoints: "
+                             "say which with skeleton=")
         return fit[0]
     if skeleton.num_keypoints != num_keypoints:
-        raise ValueError(f"skeleton '{skeleton.name}' has {skeleton.num_keypoints} keypoints, {num_keypoints} were predicted: weights and skeleton do not belong together")
+        raise ValueError(f"skeleton '{skeleton.name}' has {skeleton.num_keypoints} keypoints, "
+                         f"{num_keypoints} were predicted: "
+                         "weights and skeleton do not belong together")
     return skeleton
+
+# %% ../nbs/21_prediction.ipynb #90d4c6b2
+from .crops import box_to_center_scale, crop_matrix, invert_matrix, reach
+from .data import warp_rect
 
 # %% ../nbs/21_prediction.ipynb #d5b27311
 def crop_people(
@@ -128,13 +158,13 @@ def crop_people(
 ) -> tuple[Tensor, np.ndarray]:  # crops (M,H,W,3) uint8, matrices (M,2,3) crop px -> picture px
     "Cut people out, as `PoseDataset` does."
     center, scale = box_to_center_scale(boxes, size[1] / size[0])
-    around, crops, back = reach(center, scale), [], []
-    for c, s, r in zip(center, scale, around, strict=True):
-        x0, y0, x1, y1 = np.clip([*np.floor(r[:2]) - 2, *np.ceil(r[2:]) + 3], 0, np.tile(picture.shape[1::-1], 2)).astype(int)
-        matrix = crop_matrix(c, s, 0., size)
-        crops.append(warp_rect(picture[y0:y1, x0:x1, ::-1].copy(), (x0, y0), matrix, size))
-        back.append(invert_matrix(matrix))
-    return torch.from_numpy(np.stack(crops)), np.stack(back)
+    matrices = [crop_matrix(c, s, 0., size) for c, s in zip(center, scale, strict=True)]
+    low, high = np.split(reach(center, scale), 2, 1)
+    rects = np.concatenate([np.floor(low) - 2, np.ceil(high) + 3], 1)
+    rects = np.clip(rects, 0, np.tile(picture.shape[1::-1], 2)).astype(int)
+    crops = [warp_rect(picture[y0:y1, x0:x1, ::-1].copy(), (x0, y0), m, size)
+             for (x0, y0, x1, y1), m in zip(rects, matrices, strict=True)]
+    return torch.from_numpy(np.stack(crops)), np.stack([invert_matrix(m) for m in matrices])
 
 # %% ../nbs/21_prediction.ipynb #18918e44
 def crop_joints(
@@ -150,7 +180,9 @@ def crop_joints(
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == 'bf16'):
         heatmaps = model.heatmaps(images).float()
         skeleton_of(heatmaps.shape[1], skeleton)
-        if flip_test: heatmaps = flip_merge(heatmaps, model.heatmaps(images.flip(-1)).float(), skeleton.flip_index, shift=1)
+        if flip_test:
+            mirrored = model.heatmaps(images.flip(-1)).float()
+            heatmaps = flip_merge(heatmaps, mirrored, skeleton.flip_index, shift=1)
     joints, peaks = decode(heatmaps, crops.shape[1] / heatmaps.shape[2], refine='dark', kernel=11)
     return joints.double().cpu().numpy(), peaks.double().cpu().numpy()
 
@@ -166,20 +198,25 @@ def predict_people(
     precision: str = 'fp32',  # 'bf16' halves the memory, and is faster on a GPU
     nms: float | None = None,  # OKS above which the weaker pose goes (`oks_nms`); None: keep all
     upright: bool = False,  # turn a file's pixels as its EXIF tag says
-) -> list[dict]:  # one per box, in order: keypoints (K,3) x, y in px of the picture and peak; box (4,); score
-    "Keypoints of the people in a picture; raises `FileNotFoundError` or `ValueError` for a bad picture, box or skeleton."
-    if precision not in ('fp32', 'bf16'): raise ValueError(f"precision is 'fp32' or 'bf16', not {precision!r}")
-    if batch_size < 1: raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+) -> list[dict]:  # by box: keypoints (K,3) x, y in px of the picture and peak; box (4,); score
+    "Keypoints of people in a picture; `FileNotFoundError` or `ValueError` for a bad argument."
+    if precision not in ('fp32', 'bf16'):
+        raise ValueError(f"precision is 'fp32' or 'bf16', not {precision!r}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     picture, skeleton = load_picture(image, upright), skeleton_of(model.num_keypoints, skeleton)
     boxes = check_boxes(boxes, picture.shape[1], picture.shape[0])
-    if device is not None: model.to(device)
+    if device is not None:
+        model.to(device)
     device, people = next(model.parameters()).device, []
     with inference(model):
-        for some in (boxes[i:i + batch_size] for i in range(0, len(boxes), batch_size)):
-            crops, back = crop_people(picture, some, model.variant.input_size)
+        for start in range(0, len(boxes), batch_size):
+            batch = boxes[start:start + batch_size]
+            crops, back = crop_people(picture, batch, model.variant.input_size)
             joints, peaks = crop_joints(model, crops, skeleton, flip_test, device, precision)
             xy = np.einsum('nij,nkj->nki', back[:, :, :2], joints) + back[:, None, :, 2]
-            people += [dict(keypoints=k, box=b, score=float(s)) for k, b, s in zip(np.dstack([xy, peaks]), some, person_scores(peaks, 1.), strict=True)]
+            rows = zip(np.dstack([xy, peaks]), batch, person_scores(peaks, 1.), strict=True)
+            people += [dict(keypoints=k, box=b, score=float(s)) for k, b, s in rows]
     return people if nms is None else drop_repeats(people, skeleton, nms)
 
 # %% ../nbs/21_prediction.ipynb #b3cb353b
@@ -190,8 +227,9 @@ def drop_repeats(
 ) -> list[dict]:  # the rest, in order
     "Drop poses that repeat a better one; OKS uses the scale of the padded boxes, as in `predict`."
     def area(box): return (box_to_center_scale(box)[1] * 200).prod()
-    rows = [dict(image_id=0, score=p['score'], keypoints=p['keypoints'].ravel().tolist(), crop_area=area(p['box']), n=n) for n, p in enumerate(people)]
-    return [people[r['n']] for r in oks_nms(rows, skeleton, threshold)] if rows else []
+    rows = [dict(image_id=0, person=p, score=p['score'], crop_area=area(p['box']),
+                 keypoints=p['keypoints'].ravel().tolist()) for p in people]
+    return [r['person'] for r in oks_nms(rows, skeleton, threshold)] if rows else []
 
 # %% ../nbs/21_prediction.ipynb #e407da3d
 def draw_people(
@@ -214,15 +252,19 @@ def draw_people(
 
 # %% ../nbs/21_prediction.ipynb #e1c7bb6f
 def _draw_pose(picture, joints, seen, skeleton, width):
-    "Limbs and joints of one person, in place; coordinates are rounded to a sixteenth of a pixel."
-    def colour(name): return (230, 159, 0) if name.startswith('left') else (86, 180, 233) if name.startswith('right') else (240, 228, 66)
+    "Limbs and joints of a person, in place; coordinates are rounded to a sixteenth of a pixel."
+    sides = dict(left=(230, 159, 0), right=(86, 180, 233))
+    def colour(name):
+        return next((sides[s] for s in sides if name.startswith(s)), (240, 228, 66))
     points = [tuple(int(round(16 * v)) for v in p) for p in joints]
     for a, b in skeleton.limb_index:
-        one, other = skeleton.keypoints[a], skeleton.keypoints[b]
-        same = one.split('_')[0] == other.split('_')[0]
-        if seen[a] and seen[b]: cv2.line(picture, points[a], points[b], colour(one if same else 'middle'), width, cv2.LINE_AA, 4)
+        start, end = skeleton.keypoints[a], skeleton.keypoints[b]
+        name = start if start.split('_')[0] == end.split('_')[0] else 'middle'
+        if seen[a] and seen[b]:
+            cv2.line(picture, points[a], points[b], colour(name), width, cv2.LINE_AA, 4)
     for k, name in enumerate(skeleton.keypoints):
-        if seen[k]: cv2.circle(picture, points[k], 16 * width, colour(name), -1, cv2.LINE_AA, 4)
+        if seen[k]:
+            cv2.circle(picture, points[k], 16 * width, colour(name), -1, cv2.LINE_AA, 4)
 
 # %% ../nbs/21_prediction.ipynb #52e57114
 def write_people(
@@ -231,10 +273,12 @@ def write_people(
     image='',  # name of the picture
     skeleton: Skeleton | None = None,  # None: the known one with that many keypoints
 ):
-    "Write the people of one picture: its name, the names of the keypoints, and each person's box, score and keypoints."
+    "Write a picture's people: its name, keypoint names, each person's box, score and keypoints."
     s = skeleton_of(len(people[0]['keypoints']), skeleton) if people else skeleton
-    rows = [dict(box=np.round(p['box'], 3).tolist(), score=round(p['score'], 4), keypoints=np.round(p['keypoints'], 3).tolist()) for p in people]
-    write_json(path, dict(image=Path(image).name, keypoint_names=list(s.keypoints) if s else [], people=rows))
+    rows = [dict(box=np.round(p['box'], 3).tolist(), score=round(p['score'], 4),
+                 keypoints=np.round(p['keypoints'], 3).tolist()) for p in people]
+    names = list(s.keypoints) if s else []
+    write_json(path, dict(image=Path(image).name, keypoint_names=names, people=rows))
 
 def write_picture(
     path,  # PNG file to write
@@ -242,9 +286,11 @@ def write_picture(
 ):
     "Write a picture; raises `ValueError` for an ending other than .png."
     path = Path(path)
-    if path.suffix.lower() != '.png': raise ValueError(f"pictures are written as .png, not {path.name}")
+    if path.suffix.lower() != '.png':
+        raise ValueError(f"pictures are written as .png, not {path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _replacing(path) as part: part.write_bytes(cv2.imencode('.png', load_picture(picture)[..., ::-1])[1].tobytes())
+    with _replacing(path) as part:
+        part.write_bytes(cv2.imencode('.png', load_picture(picture)[..., ::-1])[1].tobytes())
 
 # %% ../nbs/21_prediction.ipynb #eac07558
 @contextmanager
@@ -254,7 +300,8 @@ def _replacing(path):
     try:
         yield part
         os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
+    finally:
+        part.unlink(missing_ok=True)
 
 # %% ../nbs/21_prediction.ipynb #faba8d36
 class OneCycle(nn.Module):
@@ -276,10 +323,10 @@ def _quiet():
     level = log.level
     try:
         log.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
+        with warnings.catch_warnings(action='ignore'):
             yield
-    finally: log.setLevel(level)
+    finally:
+        log.setLevel(level)
 
 # %% ../nbs/21_prediction.ipynb #a5aac3f9
 def export_onnx(
@@ -290,37 +337,45 @@ def export_onnx(
 ) -> Path:  # the file
     "Write the first cycle as ONNX with a free batch size; raises `ImportError` or `RuntimeError`."
     if missing := [p for p in ('onnx', 'onnxscript') if not find_spec(p)]:
-        raise ImportError(f"export_onnx needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+        raise ImportError(f"export_onnx needs {' and '.join(missing)}: "
+                          f"pip install {' '.join(missing)}")
     skeleton, path = skeleton_of(model.num_keypoints, skeleton), Path(path)
     size, cycle = model.variant.input_size, OneCycle(copy.deepcopy(model).cpu().float()).eval()
-    free = dict(images={0: torch.export.Dim('batch', min=1, max=4096)})
+    example, free = torch.zeros(2, 3, *size), {0: torch.export.Dim('batch', min=1, max=4096)}
     with _quiet():
-        program = torch.export.export(cycle, (torch.zeros(2, 3, *size),), dynamic_shapes=free, strict=True)
-        content = torch.onnx.export(program, dynamo=True, input_names=['images'], output_names=['heatmaps'], verbose=False).model_proto
-    _describe_onnx(content, dict(input_size=size, mean=IMAGENET_MEAN, std=IMAGENET_STD, keypoints=skeleton.keypoints))
+        program = torch.export.export(cycle, (example,), dynamic_shapes=[free], strict=True)
+        content = torch.onnx.export(program, dynamo=True, input_names=['images'],
+                                    output_names=['heatmaps'], verbose=False).model_proto
+    _describe_onnx(content, dict(input_size=size, mean=IMAGENET_MEAN, std=IMAGENET_STD,
+                                 keypoints=skeleton.keypoints))
     path.parent.mkdir(parents=True, exist_ok=True)
     with _replacing(path) as part:
         part.write_bytes(content.SerializeToString())
-        if find_spec('onnxruntime'): check_onnx(part, cycle, size, tolerance)
+        if find_spec('onnxruntime'):
+            check_onnx(part, cycle, size, tolerance)
     return path
 
 # %% ../nbs/21_prediction.ipynb #f536914d
 def _describe_onnx(content, notes):
     "Call the free dimension 'batch', and add metadata as JSON values."
-    for value in (*content.graph.input, *content.graph.output): value.type.tensor_type.shape.dim[0].dim_param = 'batch'
-    del content.graph.value_info[:]  # optional shapes that use the exporter's name of that dimension
-    for k, v in notes.items(): content.metadata_props.add(key=k, value=json.dumps(v))
+    for value in (*content.graph.input, *content.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = 'batch'
+    del content.graph.value_info[:]  # optional shapes with the exporter's name of that dimension
+    for k, v in notes.items():
+        content.metadata_props.add(key=k, value=json.dumps(v))
 
 def run_onnx(
     path,  # `.onnx` file
     images,  # (N,3,H,W) float32 normalised crops
 ) -> np.ndarray:  # (N,K,h,w) heatmaps
     "Run an exported network on the CPU; raises `ImportError` if onnxruntime is missing."
-    if not find_spec('onnxruntime'): raise ImportError("run_onnx needs onnxruntime: pip install onnxruntime")
+    if not find_spec('onnxruntime'):
+        raise ImportError("run_onnx needs onnxruntime: pip install onnxruntime")
     import onnxruntime
     session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
     return session.run(None, dict(images=np.asarray(images, np.float32)))[0]
 
+# %% ../nbs/21_prediction.ipynb #1fb9e603
 def check_onnx(
     path,  # `.onnx` file
     cycle: nn.Module,  # what it must compute
@@ -330,5 +385,8 @@ def check_onnx(
     "Compare the file with PyTorch for one and for three crops; raises `RuntimeError`."
     for n in (1, 3):
         images = torch.randn(n, 3, *size, generator=torch.Generator().manual_seed(n))
-        with torch.inference_mode(): gap = np.abs(run_onnx(path, images) - cycle(images).numpy()).max()
-        if not gap <= tolerance: raise RuntimeError(f"the exported network differs from PyTorch's by {gap:.1e} for {n} crops: nothing was written")
+        with torch.inference_mode():
+            gap = np.abs(run_onnx(path, images) - cycle(images).numpy()).max()
+        if not gap <= tolerance:
+            raise RuntimeError(f"the exported network differs from PyTorch's by {gap:.1e} "
+                               f"for {n} crops: nothing was written")

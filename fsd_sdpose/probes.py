@@ -8,6 +8,8 @@ __all__ = ['BATCH', 'pick_people', 'background_tokens', 'token_gradients', 'regi
            'attention_probe', 'cover', 'joints_to_cover', 'cover_probe', 'probe']
 
 # %% ../nbs/16_probes.ipynb #2d706d79
+from contextlib import ExitStack
+
 import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
@@ -24,9 +26,11 @@ def pick_people(
     dataset,  # `PoseDataset` without augmentation
     num_people: int,  # how many; fewer if the dataset has fewer
 ) -> dict:  # batch of that many people, fields as in `PoseDataset`
-    "Evenly spaced people of a dataset as one batch; raises `ValueError` for an augmented dataset or `num_people` below 1."
-    if num_people < 1: raise ValueError(f"num_people must be at least 1, not {num_people}")
-    if dataset.augment is not None: raise ValueError("a probe needs the plain crops: pass a PoseDataset with augment=None")
+    "Evenly spaced people as one batch; `ValueError` for augmented ones or `num_people` below 1."
+    if num_people < 1:
+        raise ValueError(f"num_people must be at least 1, not {num_people}")
+    if dataset.augment is not None:
+        raise ValueError("a probe needs the plain crops: pass a PoseDataset with augment=None")
     n = min(num_people, len(dataset))
     return default_collate([dataset[i * len(dataset) // n] for i in range(n)])
 
@@ -46,16 +50,18 @@ def token_gradients(
     target_weight: Tensor,  # (N,K)
     grid: tuple[int, int],  # (g_h, g_w) of the visual tokens
     seed: int = 0,  # for losses that shuffle
-) -> Tensor:  # (C-1,N,T) float64
-    "Squared norm of the loss's gradient on each student token, @eq-background-gradient, left; no rows for a single cycle."
-    rows, device = [], outs[0].visual_tokens.device
-    with torch.enable_grad(), torch.random.fork_rng([device] if device.type == 'cuda' else []):
+) -> Tensor:  # (C-1,N,T) float64; no rows for a single cycle
+    "Squared norm of the loss's gradient on each student token, @eq-background-gradient, left."
+    rows, tokens = [], outs[0].visual_tokens
+    devices = [tokens.device] if tokens.device.type == 'cuda' else []
+    with torch.enable_grad(), torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         for s, t in zip(outs, outs[1:], strict=False):
             student = s.visual_tokens.detach().clone().requires_grad_()
-            value = loss(student, t.visual_tokens.detach(), heatmap=t.heatmaps.detach(), target_weight=target_weight, grid=grid)
+            value = loss(student, t.visual_tokens.detach(), heatmap=t.heatmaps.detach(),
+                         target_weight=target_weight, grid=grid)
             rows.append(torch.autograd.grad(value, student)[0].double().square().sum(-1))
-    return torch.stack(rows) if rows else torch.zeros(0, *outs[0].visual_tokens.shape[:2], dtype=torch.float64, device=device)
+    return torch.stack(rows) if rows else tokens.new_zeros(0, *tokens.shape[:2]).double()
 
 # %% ../nbs/16_probes.ipynb #afe00c74
 def region_share(
@@ -75,8 +81,9 @@ def run_cycles(
     device='cpu',  # where the network is
 ) -> list[CycleOutput]:  # one per cycle
     "What every cycle yields for these people, in evaluation mode."
-    with inference(model): parts = [model(to_input(x, device)) for x in people['image'].split(BATCH)]
-    return [CycleOutput(*(torch.cat(x) for x in zip(*cycle, strict=True))) for cycle in zip(*parts, strict=True)]
+    with inference(model):
+        batches = [model(to_input(x, device)) for x in people['image'].split(BATCH)]
+    return [CycleOutput(*map(torch.cat, zip(*c, strict=True))) for c in zip(*batches, strict=True)]
 
 # %% ../nbs/16_probes.ipynb #d98a2d74
 def gradient_probe(
@@ -85,9 +92,10 @@ def gradient_probe(
     loss: nn.Module,  # the run's visual-token loss
     device='cpu',  # where the network is
 ) -> dict:  # background_gradient, background_gradient_plain, background_tokens; None: no gradient
-    "Share of the visual-token gradient that falls on background, by the run's loss and by the plain one, @eq-background-gradient."
+    "Share of the run's and the plain loss's gradient on background, @eq-background-gradient."
     v, outs = model.variant, run_cycles(model, people, device)
-    target, weight = encode(people['joints'].to(device), people['visible'].to(device), v.heatmap_size, v.input_size[0] / v.heatmap_size[0])
+    joints, visible = people['joints'].to(device), people['visible'].to(device)
+    target, weight = encode(joints, visible, v.heatmap_size, v.input_size[0] / v.heatmap_size[0])
     background = background_tokens(target, weight, v.grid)
     def share(f): return region_share(token_gradients(f, outs, weight, v.grid), background)
     return dict(background_gradient=share(loss), background_gradient_plain=share(TokenDistilLoss()),
@@ -109,16 +117,17 @@ def attention_maps(
     images: Tensor,  # (N,3,H,W) normalised crops, where the network is
     cycle: int = 0,  # which cycle; 0 is the one that inference runs
 ) -> Tensor:  # (L,N,heads,K,T)
-    "Attention of keypoint tokens to visual tokens in every layer; raises `ValueError` for a cycle that the model does not have."
-    if cycle not in range(model.variant.cycles): raise ValueError(f"cycle must be in 0..{model.variant.cycles - 1}, not {cycle!r}")
-    layers, k, maps = [m for m in model.modules() if isinstance(m, Attention)], model.num_keypoints, {}
+    "Keypoint tokens' attention to visual tokens, layer by layer; `ValueError` for no such cycle."
+    if cycle not in range(model.variant.cycles):
+        raise ValueError(f"cycle must be in 0..{model.variant.cycles - 1}, not {cycle!r}")
+    k, maps = model.num_keypoints, {}
     def keep(layer, inputs): maps[layer] = attention_weights(layer, inputs[0], k)[..., k:]
-    hooks = [layer.register_forward_pre_hook(keep) for layer in layers]
-    try:
-        with inference(model): model(images, cycles=cycle + 1)
-    finally:
-        for hook in hooks: hook.remove()
-    return torch.stack([maps[layer] for layer in layers])
+    with ExitStack() as hooks, inference(model):
+        for layer in model.modules():
+            if isinstance(layer, Attention):
+                hooks.enter_context(layer.register_forward_pre_hook(keep))
+        model(images, cycles=cycle + 1)
+    return torch.stack(list(maps.values()))
 
 # %% ../nbs/16_probes.ipynb #5b125c9b
 def token_centres(
@@ -126,7 +135,8 @@ def token_centres(
 ) -> Tensor:  # (T,2) x, y in crop px, row by row
     "Where each visual token is in the crop."
     stride = variant.input_size[0] / variant.heatmap_size[0]
-    y, x = (stride * (p * torch.arange(g) + (p - 1) / 2) for p, g in zip(variant.patch, variant.grid, strict=True))
+    y, x = (stride * (p * torch.arange(g) + (p - 1) / 2)
+            for p, g in zip(variant.patch, variant.grid, strict=True))
     return torch.stack(torch.meshgrid(x, y, indexing='xy'), -1).flatten(0, 1)
 
 # %% ../nbs/16_probes.ipynb #8a8cf261
@@ -137,37 +147,39 @@ def attention_locality(
     centres: Tensor,  # (T,2) from `token_centres`
     radius: float,  # R, crop px
 ) -> dict:  # attention_local, attention_local_last, attention_distance; None: no joint counts
-    "How much attention lands near the joint, @eq-attention-local, and how far off its centre of mass is, @eq-attention-distance."
-    if not counted.any(): return dict.fromkeys(('attention_local', 'attention_local_last', 'attention_distance'))
+    "Attention near the joint and how far off its centre is: the equations above this cell."
+    names = 'attention_local', 'attention_local_last', 'attention_distance'
+    if not counted.any():
+        return dict.fromkeys(names)
     a = attention.double()
     a = a / a.sum(-1, keepdim=True).clamp_min(1e-30)
     near = (centres - joints[..., None, :]).norm(dim=-1) <= radius
     local = (a * near).sum(-1)[:, counted].mean(1)
     distance = (a.mean(0) @ centres.double() - joints).norm(dim=-1)[counted].mean()
-    return dict(attention_local=local.mean().item(), attention_local_last=local[-1].item(), attention_distance=distance.item())
+    return dict(zip(names, (local.mean().item(), local[-1].item(), distance.item()), strict=True))
 
 # %% ../nbs/16_probes.ipynb #c00dc52b
 def joints_inside(
     people: dict,  # from `pick_people`
 ) -> Tensor:  # (N,K) bool
     "Annotated joints that are inside the crop."
-    size = torch.tensor(people['image'].shape[1:3]).flip(0)
-    return (people['visible'] > 0) & ((people['joints'] >= 0) & (people['joints'] <= size - 1)).all(-1)
+    size, joints = torch.tensor(people['image'].shape[1:3]).flip(0), people['joints']
+    return (people['visible'] > 0) & ((joints >= 0) & (joints <= size - 1)).all(-1)
 
 def attention_probe(
     model: SDPose,  # in any mode, on `device`
     people: dict,  # from `pick_people`
     device='cpu',  # where the network is
-) -> dict:  # attention_local, attention_local_last, attention_distance, the first and the last with _uniform, attention_visual
+) -> dict:  # the values of `attention_locality`, two with _uniform, and attention_visual
     "Locality of the first cycle's attention and of uniform attention; share on visual tokens."
-    parts = [attention_maps(model, to_input(x, device)).sum(2).cpu() for x in people['image'].split(BATCH)]
-    a, v = torch.cat(parts, 1), model.variant
+    v, batches = model.variant, people['image'].split(BATCH)
+    a = torch.cat([attention_maps(model, to_input(x, device)).sum(2).cpu() for x in batches], 1)
     where = people['joints'], joints_inside(people), token_centres(v), v.input_size[0] / 8
     uniform = attention_locality(torch.ones_like(a[:1]), *where)
-    heads = next(m for m in model.modules() if isinstance(m, Attention)).heads
     return attention_locality(a, *where) | dict(
-        attention_local_uniform=uniform['attention_local'], attention_distance_uniform=uniform['attention_distance'],
-        attention_visual=a.double().sum(-1).mean().item() / heads)
+        attention_local_uniform=uniform['attention_local'],
+        attention_distance_uniform=uniform['attention_distance'],
+        attention_visual=a.double().sum(-1).mean().item() / v.heads)
 
 # %% ../nbs/16_probes.ipynb #e81a00af
 def cover(
@@ -176,10 +188,10 @@ def cover(
     side: float,  # of the square, crop px
 ) -> Tensor:  # (N,3,H,W)
     "Cover a square of each crop with ImageNet's mean colour, which is 0 after normalisation."
-    (h, w), half = images.shape[-2:], side / 2
-    y, x = (torch.arange(n, device=images.device) for n in (h, w))
-    columns, rows = ((c - places[:, i, None]).abs() <= half for i, c in enumerate((x, y)))
-    return images.masked_fill((rows[:, None, :, None] & columns[:, None, None, :]), 0.)
+    def inside(size, centre):
+        return (torch.arange(size, device=images.device) - centre[:, None]).abs() <= side / 2
+    columns, rows = inside(images.shape[3], places[:, 0]), inside(images.shape[2], places[:, 1])
+    return images.masked_fill(rows[:, None, :, None] & columns[:, None, None, :], 0.)
 
 # %% ../nbs/16_probes.ipynb #f8a94703
 def joints_to_cover(
@@ -187,21 +199,26 @@ def joints_to_cover(
     covers: int,  # joints per person
 ) -> Tensor:  # (covers,N) keypoint numbers; meaningless for a person without joints
     "Joints to cover, in order: spread over each person's joints, with a start that varies."
-    n, order = counted.sum(1).clamp_min(1), counted.int().argsort(dim=1, descending=True, stable=True)
-    start, step = torch.arange(len(counted)), n.div(covers, rounding_mode='floor').clamp_min(1)
-    return torch.stack([order.gather(1, ((start + r * step) % n)[:, None])[:, 0] for r in range(covers)])
+    n, person = counted.sum(1).clamp_min(1), torch.arange(len(counted))
+    order = counted.int().argsort(dim=1, descending=True, stable=True)
+    step = n.div(covers, rounding_mode='floor').clamp_min(1)
+    return torch.stack([order[person, (person + r * step) % n] for r in range(covers)])
 
 # %% ../nbs/16_probes.ipynb #30eea010
 def _similarities(model, people, skeleton, device, places=None):
     "Similarity (N,K) of the first cycle's joints to the annotated; squares on `places` (N,2)."
-    v, found = model.variant, []
+    v, joints = model.variant, []
     with inference(model):
         for n, x in enumerate(people['image'].split(BATCH)):
             images = to_input(x, device)
-            if places is not None: images = cover(images, places[n * BATCH:n * BATCH + BATCH].to(device), v.input_size[0] / 8)
-            found.append(decode(model.heatmaps(images).float(), v.input_size[0] / v.heatmap_size[0])[0].cpu())
-    area = people['area'].double() / torch.linalg.det(people['matrix'][:, :, :2].double()).abs()  # crop px²
-    return torch.from_numpy(joint_similarity(torch.cat(found).numpy(), people['joints'].numpy(), area.numpy(), skeleton.sigmas))
+            if places is not None:
+                squares = places[n * BATCH:][:BATCH].to(device)
+                images = cover(images, squares, v.input_size[0] / 8)
+            heatmaps = model.heatmaps(images).float()
+            joints.append(decode(heatmaps, v.input_size[0] / v.heatmap_size[0])[0].cpu())
+    area = people['area'].double() / people['matrix'][:, :, :2].double().det().abs()  # crop px²
+    similarity = joint_similarity(torch.cat(joints), people['joints'], area, skeleton.sigmas)
+    return torch.from_numpy(similarity)
 
 # %% ../nbs/16_probes.ipynb #6dd9b5ea
 def cover_probe(
@@ -211,16 +228,17 @@ def cover_probe(
     device='cpu',  # where the network is
     covers: int = 4,  # joints covered per person, one at a time
 ) -> dict:  # OKS_covered, OKS_clear in percent; None if nobody has a joint inside the crop
-    "How well joints are found when they are covered and when they are not, @eq-covered; ground-truth boxes, first cycle, no flip test."
-    counted = joints_inside(people)
-    who = counted.any(1)
-    if not who.any(): return dict(OKS_covered=None, OKS_clear=None)
-    chosen, clear, pairs = joints_to_cover(counted, covers), _similarities(model, people, skeleton, device), []
-    for k in chosen:
-        places = people['joints'].gather(1, k[:, None, None].expand(-1, -1, 2))[:, 0]
+    "How well joints are found covered and clear, @eq-covered; first cycle, no flip test."
+    counted, pairs = joints_inside(people), []
+    if not counted.any():
+        return dict(OKS_covered=None, OKS_clear=None)
+    clear, who = _similarities(model, people, skeleton, device), counted.any(1).nonzero()[:, 0]
+    for k in joints_to_cover(counted, covers):
+        places = people['joints'][torch.arange(len(k)), k]
         covered = _similarities(model, people, skeleton, device, places)
-        pairs.append(torch.stack([s.gather(1, k[:, None])[who, 0] for s in (covered, clear)]))
-    return dict(zip(('OKS_covered', 'OKS_clear'), (100 * torch.cat(pairs, 1).mean(1)).tolist(), strict=True))
+        pairs.append(torch.stack([s[who, k[who]] for s in (covered, clear)]))
+    means = 100 * torch.cat(pairs, 1).mean(1)
+    return dict(zip(('OKS_covered', 'OKS_clear'), means.tolist(), strict=True))
 
 # %% ../nbs/16_probes.ipynb #b0a7df24
 def probe(
@@ -234,13 +252,19 @@ def probe(
     "Measure the three claims; raises `ValueError` for an augmented or mismatched dataset."
     _check_fit(model, dataset, covers)
     people = pick_people(dataset, num_people)
-    return (gradient_probe(model, people, losses['visual'], device) | attention_probe(model, people, device)
-            | cover_probe(model, people, dataset.skeleton, device, covers) | dict(people=len(people['index'])))
+    return (gradient_probe(model, people, losses['visual'], device)
+            | attention_probe(model, people, device)
+            | cover_probe(model, people, dataset.skeleton, device, covers)
+            | dict(people=len(people['index'])))
 
 # %% ../nbs/16_probes.ipynb #e7d2954b
 def _check_fit(model, dataset, covers):
-    k, size = dataset.skeleton.num_keypoints, tuple(model.variant.input_size)
-    if covers < 1: raise ValueError(f"covers must be at least 1, not {covers}")
-    if k != model.num_keypoints: raise ValueError(f"the dataset has {k} keypoints ('{dataset.skeleton.name}'), the model {model.num_keypoints}")
+    skeleton, size = dataset.skeleton, tuple(model.variant.input_size)
+    if covers < 1:
+        raise ValueError(f"covers must be at least 1, not {covers}")
+    if skeleton.num_keypoints != model.num_keypoints:
+        raise ValueError(f"the dataset has {skeleton.num_keypoints} keypoints "
+                         f"('{skeleton.name}'), the model {model.num_keypoints}")
     if tuple(dataset.input_size) != size:
-        raise ValueError(f"the dataset gives crops of {tuple(dataset.input_size)}, the model takes {size}; pass input_size=model.variant.input_size to PoseDataset")
+        raise ValueError(f"the dataset gives crops of {tuple(dataset.input_size)}, the model takes "
+                         f"{size}; pass input_size=model.variant.input_size to PoseDataset")

@@ -17,7 +17,7 @@ class Skeleton:
     keypoints: tuple[str, ...]  # keypoint names in annotation order, length K
     flip_pairs: tuple[tuple[str, str], ...]  # names that swap in a mirrored image
     limbs: tuple[tuple[str, str], ...]  # names joined by a drawn line
-    sigmas: tuple[float, ...]  # OKS constant of each keypoint, relative to the square root of the person's area
+    sigmas: tuple[float, ...]  # OKS constant of each keypoint, relative to the root of the area
     upper_body: tuple[str, ...]  # names that form the upper half in half-body augmentation
 
     def __post_init__(self): _check(self)
@@ -38,7 +38,7 @@ class Skeleton:
 
     @property
     def flip_index(self) -> tuple[int, ...]:
-        "Renames the keypoints of a mirrored image: new keypoint `k` is old keypoint `flip_index[k]`."
+        "Renames a mirrored image's keypoints: new keypoint `k` is old keypoint `flip_index[k]`."
         swap = {a: b for p in self.flip_pairs for a, b in (p, p[::-1])}
         return tuple(self.index(swap.get(k, k)) for k in self.keypoints)
 
@@ -49,35 +49,42 @@ class Skeleton:
 
 # %% ../nbs/01_skeletons.ipynb #f9674ec7
 def _check(s):
-    if len(set(s.keypoints)) != len(s.keypoints): raise ValueError(f"skeleton '{s.name}': a keypoint name occurs twice")
-    if len(s.sigmas) != len(s.keypoints):
-        raise ValueError(f"skeleton '{s.name}': one sigma per keypoint is needed, "
-                         f"{len(s.keypoints)} in all, not {len(s.sigmas)}")
-    if min(s.sigmas) <= 0: raise ValueError(f"skeleton '{s.name}': sigmas must be positive")
-    used = [n for p in (*s.flip_pairs, *s.limbs) for n in p] + list(s.upper_body)
-    if bad := sorted(set(used) - set(s.keypoints)): raise ValueError(f"skeleton '{s.name}': {bad} are not among its keypoints")
-    flipped = [n for p in s.flip_pairs for n in p]
-    if len(set(flipped)) != len(flipped): raise ValueError(f"skeleton '{s.name}': a keypoint is in two flip pairs")
+    n, sigmas = len(s.keypoints), len(s.sigmas)
+    flipped = [name for pair in s.flip_pairs for name in pair]
+    used = {*flipped, *(name for limb in s.limbs for name in limb), *s.upper_body}
+    unknown = sorted(used - set(s.keypoints))
+    for wrong, what in (
+            (len(set(s.keypoints)) < n, "a keypoint name occurs twice"),
+            (sigmas != n, f"one sigma per keypoint is needed, {n} in all, not {sigmas}"),
+            (min(s.sigmas, default=0) <= 0, "sigmas must be positive"),
+            (unknown, f"{unknown} are not among its keypoints"),
+            (len(set(flipped)) < len(flipped), "a keypoint is in two flip pairs")):
+        if wrong:
+            raise ValueError(f"skeleton '{s.name}': {what}")
 
 # %% ../nbs/01_skeletons.ipynb #3910fbf3
-_SIDES = ('shoulder', 'elbow', 'wrist', 'hip', 'knee', 'ankle')
-_PAIRS = tuple((f'left_{n}', f'right_{n}') for n in _SIDES)
-_BODY = tuple(n for p in _PAIRS for n in p)
+_PAIRS = tuple((f'left_{n}', f'right_{n}')
+               for n in ('shoulder', 'elbow', 'wrist', 'hip', 'knee', 'ankle'))
+_BODY = sum(_PAIRS, ())
+_BODY_SIGMAS = tuple(s for s in (.079, .072, .062, .107, .087, .089) for _ in range(2))
 _TRUNK = (('left_shoulder', 'right_shoulder'), ('left_hip', 'right_hip'),
           ('left_shoulder', 'left_hip'), ('right_shoulder', 'right_hip'))
-_ARMS_LEGS = tuple((f'{s}_{a}', f'{s}_{b}') for s in ('left', 'right')
-                   for a, b in (('shoulder', 'elbow'), ('elbow', 'wrist'), ('hip', 'knee'), ('knee', 'ankle')))
-_BODY_SIGMAS = tuple(s for s in (.079, .072, .062, .107, .087, .089) for _ in range(2))
+_BONES = (('shoulder', 'elbow'), ('elbow', 'wrist'), ('hip', 'knee'), ('knee', 'ankle'))
+_ARMS_LEGS = tuple((f'{s}_{a}', f'{s}_{b}') for s in ('left', 'right') for a, b in _BONES)
 
 # %% ../nbs/01_skeletons.ipynb #24fb24e9
 _FACE = ('nose', 'left_eye', 'right_eye', 'left_ear', 'right_ear')
-COCO = Skeleton('coco', _FACE + _BODY, (('left_eye', 'right_eye'), ('left_ear', 'right_ear')) + _PAIRS,
-    (('nose', 'left_eye'), ('nose', 'right_eye'), ('left_eye', 'left_ear'), ('right_eye', 'right_ear')) + _TRUNK + _ARMS_LEGS,
-    (.026, .025, .025, .035, .035) + _BODY_SIGMAS, _FACE + _BODY[:6])
+_FACE_LIMBS = (('nose', 'left_eye'), ('nose', 'right_eye'),
+               ('left_eye', 'left_ear'), ('right_eye', 'right_ear'))
+COCO = Skeleton(
+    'coco', _FACE + _BODY, (('left_eye', 'right_eye'), ('left_ear', 'right_ear')) + _PAIRS,
+    limbs=_FACE_LIMBS + _TRUNK + _ARMS_LEGS,
+    sigmas=(.026, .025, .025, .035, .035) + _BODY_SIGMAS, upper_body=_FACE + _BODY[:6])
 
-CROWDPOSE = Skeleton('crowdpose', _BODY + ('head', 'neck'), _PAIRS,
-    (('head', 'neck'), ('neck', 'left_shoulder'), ('neck', 'right_shoulder')) + _TRUNK[1:] + _ARMS_LEGS,
-    _BODY_SIGMAS + (.079, .079), _BODY[:6] + ('head', 'neck'))
+_NECK_LIMBS = (('head', 'neck'), ('neck', 'left_shoulder'), ('neck', 'right_shoulder'))
+CROWDPOSE = Skeleton(
+    'crowdpose', _BODY + ('head', 'neck'), _PAIRS, limbs=_NECK_LIMBS + _TRUNK[1:] + _ARMS_LEGS,
+    sigmas=_BODY_SIGMAS + (.079, .079), upper_body=_BODY[:6] + ('head', 'neck'))
 
 SKELETONS = {s.name: s for s in (COCO, CROWDPOSE)}
 
@@ -88,7 +95,8 @@ def skeleton_for(
     "The `Skeleton` with these keypoint names; raises `ValueError` if no known one has them."
     names = tuple(str(k) for k in keypoints)
     for s in SKELETONS.values():
-        if s.keypoints == names: return s
+        if s.keypoints == names:
+            return s
     known = ', '.join(f"'{s.name}' ({s.num_keypoints})" for s in SKELETONS.values())
     raise ValueError(f"no skeleton has these {len(names)} keypoints {list(names)}; known: {known}. "
                      "For another keypoint set, add a Skeleton to SKELETONS")

@@ -99,7 +99,8 @@ def check_train(words):
     "The program's own parser, and the library's check of study, method and settings."
     from typer.main import get_command
 
-    from fsd_sdpose.cli import app, parse_settings
+    from fsd_sdpose.cli import app
+    from fsd_sdpose.files import parse_settings
     assert words[:2] == ["fsd-sdpose", "train"]
     values = get_command(app).commands["train"].make_context("train", words[2:]).params
     check_values(dict(study=values["study"], method=values["method"], seed=values["seed"], overrides=parse_settings(values["settings"] or []), out=values["out"]))
