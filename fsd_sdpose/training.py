@@ -33,7 +33,6 @@ from fsd_sdpose.losses import (
     REMEDY,
     TokenDistilLoss,
     build_loss,
-    late_checks,
 )
 from .models import CycleOutput, VARIANTS, try_compiled
 from .processes import Processes, join_processes, on_device, pick_device, share_objective
@@ -173,7 +172,7 @@ def forward_terms(
     losses: nn.ModuleDict,  # from `build_losses`
     config: TrainConfig,  # for σ and precision
 ) -> tuple[dict[tuple[str, int], Tensor], Tensor]:  # from `cycle_terms`, and the size (rms) of the last cycle's visual tokens
-    "One training pass; raises `FloatingPointError` for a non-finite term, except in `late_checks`."
+    "One training pass; raises `FloatingPointError` for a non-finite term, unless the losses leave that to the caller (`check_finite`)."
     v = model.variant
     target, weight = encode(joints, visible, v.heatmap_size, v.input_size[0] / v.heatmap_size[0], config.sigma)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == 'bf16'):
@@ -206,9 +205,15 @@ class Objective(nn.Module):
         return forward_terms(self.model, images, joints, visible, self.losses, self.config)
 
     def forward(self, images, joints, visible, plain=False):
-        "`forward_terms` from bytes (N,H,W,3); `plain`: neither compiled nor in `late_checks`."
+        "`forward_terms` from bytes (N,H,W,3); `plain`: not compiled, and the losses check their values."
         x = to_input(images, images.device, channels_last(self.config, images.device))
-        with nullcontext() if plain else late_checks(): return (self.terms if plain else self.fast)(x, joints, visible)
+        for loss in self.losses.values():
+            loss.check_finite = plain
+        try:
+            return (self.terms if plain else self.fast)(x, joints, visible)
+        finally:
+            for loss in self.losses.values():
+                loss.check_finite = True
 
 # %% ../nbs/15_training.ipynb #407a8a2a
 def gradient_ratios(
