@@ -182,5 +182,5 @@ def test_the_guide_is_bilingual_and_complete():
     for name in "foreground_weight background_weight temperature loss_weight normalize".split():
         assert f"../experiments/sweep_{name}.ipynb" in everything
     losses = "Token ForegroundToken AdaptiveForeground DynamicForeground".split()
-    words = [*(f"{loss}DistilLoss" for loss in losses), "FSD-BEV", "LiDAR", "9.2M", "기대값", "never"]
-    assert all(word in everything for word in words)
+    words = {*(f"{loss}DistilLoss" for loss in losses), "FSD-BEV", "LiDAR", "9.2M", "기대값"}
+    assert all(word in everything for word in {*words, "never"})
