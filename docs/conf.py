@@ -1,4 +1,4 @@
-"""Sphinx settings: `sphinx-build -c docs nbs _docs/html` renders the notebooks with their stored outputs."""
+"""Sphinx settings: `sphinx-build -c docs nbs _docs/html` renders the notebooks as stored."""
 import sys
 from configparser import ConfigParser
 from importlib.util import find_spec
@@ -12,13 +12,13 @@ cfg = ini["DEFAULT"]
 
 project, author, release = cfg["lib_name"], cfg["author"], cfg["version"]
 copyright = author
-extensions = ["myst_nb", "sphinx_design", "sphinx_copybutton", "sphinxcontrib.bibtex", "sphinx.ext.viewcode",
-              "sphinx.ext.mathjax", "nbdev_sphinx"]
+extensions = ["myst_nb", "sphinx_copybutton", "sphinxcontrib.bibtex", "nbdev_sphinx"]
 exclude_patterns = ["_*", "**/_*", "**/.*"]
 
 # the notebooks
 nbdev_library = cfg["lib_path"]
-methods = ["baseline", "fsd", "fsd_strong", "adaptive", "fsd_adaptive", "dynamic"]  # as the guide numbers them
+# as the guide numbers them
+methods = ["baseline", "fsd", "fsd_strong", "adaptive", "fsd_adaptive", "dynamic"]
 nbdev_groups = [
     ("Guide", ["guide/quickstart", "guide/train*", "guide/*data*", "guide/use*", "guide/*"]),
     ("Definitions", ["0[1-5]_*"]),
@@ -28,14 +28,15 @@ nbdev_groups = [
     ("Measurements", ["benchmarks*"]),
     ("Reference", ["references"]),
 ]
-nbdev_downloads = ["experiments/*", "guide/*"]  # these pages offer their notebook,
-nbdev_repository = (cfg.get("git_url", ""), f"{cfg['branch']}/{cfg['nbs_path']}")  # in Colab too where this is on GitHub
+# these pages offer their notebook, in Colab too where the repository is on GitHub
+nbdev_downloads = ["experiments/*", "guide/*"]
+nbdev_repository = (cfg.get("git_url", ""), f"{cfg['branch']}/{cfg['nbs_path']}")
 nb_execution_mode = "off"
 nb_merge_streams = True
 nb_output_stderr = "remove"
 nb_render_markdown_format = "myst"
-nb_code_prompt_show, nb_code_prompt_hide = "Source", "Source"
-myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath", "fieldlist", "tasklist"]
+nb_code_prompt_show = nb_code_prompt_hide = "Source"
+myst_enable_extensions = ["alert", "amsmath", "attrs_inline", "deflist", "dollarmath", "fieldlist"]
 myst_heading_anchors = 3
 numfig = True
 numfig_format = {"figure": "Figure %s"}
@@ -51,7 +52,8 @@ python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
 viewcode_follow_imported_members = False
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", rf"(?!{nbdev_library}).*")]  # types of other libraries have no page here
+# types of other libraries have no page here
+nitpick_ignore_regex = [("py:.*", rf"(?!{nbdev_library}).*")]
 
 # the site: one MathJax file, local fonts, nothing from elsewhere
 mathjax_path = "tex-svg-full.js"
@@ -60,17 +62,13 @@ html_static_path = ["_static", str(mathjax_files / mathjax_path)]
 html_theme = "furo"
 html_title = project
 html_logo = html_favicon = "_static/logo.svg"
-html_css_files, html_js_files = ["custom.css"], ["keyboard.js"]
+html_css_files = ["custom.css"]
+html_js_files = ["keyboard.js"]
 html_show_sourcelink = html_copy_source = html_show_sphinx = False
 pygments_style, pygments_dark_style = "default", "github-dark"
-
-
-def look(brand):
-    "Furo's variables for one colour of links and marks."
-    return {**dict.fromkeys(["color-brand-primary", "color-brand-content", "color-brand-visited"], brand),
-            "font-stack": "'Inter Variable', system-ui, sans-serif",
-            "font-stack--monospace": "'JetBrains Mono Variable', ui-monospace, monospace"}
-
-
+fonts = {"font-stack": "'Inter Variable', system-ui, sans-serif",
+         "font-stack--monospace": "'JetBrains Mono Variable', ui-monospace, monospace"}
+brand = ["color-brand-primary", "color-brand-content", "color-brand-visited"]
 html_theme_options = {"navigation_with_keys": True, "footer_icons": [],
-                      "light_css_variables": look("#0b6e6e"), "dark_css_variables": look("#4fc3c3")}
+                      "light_css_variables": dict.fromkeys(brand, "#0b6e6e") | fonts,
+                      "dark_css_variables": dict.fromkeys(brand, "#4fc3c3") | fonts}

@@ -1,4 +1,4 @@
-"""Scripts of the experiment notebooks, for reviews and searches: nbs/experiments/_py/<name>.py is what nbs/experiments/<name>.ipynb says.
+"""Scripts of the experiment notebooks, for reviews and searches, in nbs/experiments/_py.
 
 usage: python tools/pair.py [--check]    (settings: jupytext.toml; with --check nothing is written)
 """
@@ -18,7 +18,7 @@ def script(notebook: Path) -> str:
 
 
 def pair(folder: Path, check: bool = False) -> list[str]:
-    "Write the scripts of a folder's notebooks, and remove those without a notebook; the names of those that were not as they should be."
+    "Write the scripts of a folder's notebooks; the names of those that were not as they should be."
     wanted = {p.with_suffix(".py").name: script(p) for p in sorted(folder.glob("*.ipynb"))}
     scripts = folder / "_py"
     there = {p.name: p.read_text(encoding="utf-8") for p in scripts.glob("*.py")}
@@ -33,10 +33,11 @@ def pair(folder: Path, check: bool = False) -> list[str]:
 
 
 if __name__ == "__main__":
-    check = sys.argv[1:] == ["--check"]
-    if sys.argv[1:] and not check:
+    if sys.argv[1:] not in ([], ["--check"]):
         sys.exit(__doc__)
-    wrong = pair(ROOT / "nbs/experiments", check)
-    if check and wrong:
-        sys.exit(f"nbs/experiments/_py is not what the notebooks say, run `make pair`: {', '.join(wrong)}")
-    print(f"scripts of the experiment notebooks: {'all as they should be' if not wrong else f'wrote {chr(44).join(wrong)}'}")
+    check = "--check" in sys.argv
+    names = ", ".join(pair(ROOT / "nbs/experiments", check))
+    if check and names:
+        sys.exit(f"nbs/experiments/_py is not what the notebooks say, run `make pair`: {names}")
+    state = f"wrote {names}" if names else "all as they should be"
+    print(f"scripts of the experiment notebooks: {state}")

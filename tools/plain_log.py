@@ -1,11 +1,12 @@
-"""Pass on what a notebook printed while papermill ran it; keep papermill's own lines only when something failed."""
+"""Pass on what a notebook printed under papermill; papermill's own lines only after a failure."""
 import sys
 
-NOISE = ("Black is not installed", "TCP without encryption", "Input Notebook:", "Output Notebook:", "Executing", "Ending Cell", "Starting Cell",
-         "warnings.warn", "<Figure size", "<IPython.core")
+NOISE = ("Black is not installed", "TCP without encryption", "Input Notebook:", "Output Notebook:",
+         "Executing", "Ending Cell", "Starting Cell", "warnings.warn", "<Figure size",
+         "<IPython.core")
 
 failed = False
 for line in sys.stdin:
     failed = failed or line.startswith("Traceback")
-    if failed or not any(n in line for n in NOISE) and line.strip():
+    if failed or line.strip() and not any(noise in line for noise in NOISE):
         print(line, end="", flush=True)
