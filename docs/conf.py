@@ -4,6 +4,8 @@ from configparser import ConfigParser
 from importlib.util import find_spec
 from pathlib import Path
 
+from fsd_sdpose.studies import pages
+
 here = Path(__file__).parent
 sys.path.insert(0, str(here))
 ini = ConfigParser(delimiters=["="])
@@ -17,14 +19,15 @@ exclude_patterns = ["_*", "**/_*", "**/.*"]
 
 # the notebooks
 nbdev_library = cfg["lib_path"]
-# as the guide numbers them
-methods = ["baseline", "fsd", "fsd_strong", "adaptive", "fsd_adaptive", "dynamic"]
 nbdev_groups = [
     ("Guide", ["guide/quickstart", "guide/train*", "guide/*data*", "guide/use*", "guide/*"]),
-    ("Definitions", ["0[1-5]_*"]),
-    ("Data", ["0[6-8]_*"]),
-    ("Training and experiments", ["09_*", "1[0-9]_*"]),
-    ("Experiments", [f"experiments/{m}" for m in (*methods, "*")]),
+    ("Definitions", ["0[0-6]_*"]),
+    ("People and pictures", ["0[7-9]_*", "10_*"]),
+    ("Evaluation and training", ["1[1-6]_*"]),
+    ("Studies and results", ["1[7-9]_*", "20_*"]),
+    ("Use", ["2[1-9]_*"]),
+    ("Experiments", ["experiments/ap_table", *(f"experiments/{p}" for p in pages()),
+                     "experiments/*"]),
     ("Measurements", ["benchmarks*"]),
     ("Reference", ["references"]),
 ]

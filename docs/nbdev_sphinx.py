@@ -35,7 +35,8 @@ def split_directives(
 ) -> tuple[dict[str, str], str]:  # directives, name to argument, and the code without them
     "Separate the leading `#| name argument` and `#| name: value` lines of a cell from its code."
     head = re.match(r"(\s*#[ \t]*\|.*)*\s*", source)[0]
-    directives = {name: value.strip("\"'") for name, value in _DIRECTIVE.findall(head)}
+    lines = re.sub(r"\n#\|[ \t]{2,}", " ", head)  # a long value goes on where a line is indented
+    directives = {name: value.strip("\"'") for name, value in _DIRECTIVE.findall(lines)}
     return directives, source.removeprefix(head).rstrip("\n")
 
 

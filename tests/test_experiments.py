@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from conftest import LIMIT
 
-from fsd_sdpose.experiments import git_state, resolve, run_experiment
+from fsd_sdpose.experiments import resolve, run_experiment
 from fsd_sdpose.files import read_json
 from fsd_sdpose.studies import METHODS, STUDIES
 from fsd_sdpose.tables import read_record

@@ -11,8 +11,8 @@ from torch.distributed.run import get_args_parser
 from typer.main import get_command
 
 from fsd_sdpose.cli import app
-from fsd_sdpose.files import parse_settings
 from fsd_sdpose.experiments import resolve, run_experiment
+from fsd_sdpose.files import parse_settings
 from fsd_sdpose.studies import METHODS, STUDIES, SWEEPS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from fsd_sdpose import prediction
+from fsd_sdpose.checkpoints import save_weights
 from fsd_sdpose.data import PoseDataset, make_loader
-from fsd_sdpose.files import read_json
 from fsd_sdpose.evaluation import predict
+from fsd_sdpose.files import read_json
 from fsd_sdpose.models import sdpose
 from fsd_sdpose.prediction import draw_people, load_model, load_picture, predict_people
 from fsd_sdpose.skeletons import CROWDPOSE
 from fsd_sdpose.synthetic import make_dataset
-from fsd_sdpose.checkpoints import save_weights
 
 
 @pytest.fixture(scope="module")

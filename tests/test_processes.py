@@ -11,8 +11,8 @@ import torch
 from conftest import LIMIT
 
 from fsd_sdpose.evaluation import read_ground_truth
-from fsd_sdpose.synthetic import make_dataset
 from fsd_sdpose.processes import Processes
+from fsd_sdpose.synthetic import make_dataset
 from fsd_sdpose.training import fit, make_config
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -142,8 +142,8 @@ def test_committed_grid_is_complete():
 def test_the_shared_start_is_the_one_recorded():
     "The weights that ship with the package have their record, and the demo's runs began from this very file."
     from fsd_sdpose.experiments import STARTS, load_start
-    from fsd_sdpose.tables import gather
     from fsd_sdpose.models import sdpose
+    from fsd_sdpose.tables import gather
     begin = load_start(sdpose("n"), "demo")
     made = json.loads((ROOT / f"results/{begin['study']}/runs/{begin['method']}-seed{begin['seed']}/record.json").read_text(encoding="utf-8"))
     assert made == json.loads((STARTS / "demo.json").read_text(encoding="utf-8"))

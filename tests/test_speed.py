@@ -12,8 +12,8 @@ from fsd_sdpose import models, training
 from fsd_sdpose.crops import Augmentation
 from fsd_sdpose.data import PoseDataset, make_loader
 from fsd_sdpose.evaluation import predict
-from fsd_sdpose.studies import METHODS
 from fsd_sdpose.models import deploy, sdpose
+from fsd_sdpose.studies import METHODS
 from fsd_sdpose.synthetic import make_dataset
 from fsd_sdpose.training import build_losses, fit, make_config, make_optimizer, train_step
 

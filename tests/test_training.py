@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import nn
 
+from fsd_sdpose.checkpoints import load_weights
 from fsd_sdpose.crops import Augmentation
 from fsd_sdpose.data import PoseDataset
 from fsd_sdpose.evaluation import evaluate
 from fsd_sdpose.experiments import run_experiment, subset_file, weights_digest
-from fsd_sdpose.studies import METHODS
-from fsd_sdpose.tables import gather
 from fsd_sdpose.models import sdpose
+from fsd_sdpose.studies import METHODS
 from fsd_sdpose.synthetic import make_dataset
-from fsd_sdpose.checkpoints import load_weights
+from fsd_sdpose.tables import gather
 from fsd_sdpose.training import build_losses, fit, make_config, make_optimizer, train_step, validate
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -24,10 +24,8 @@ OPTIONAL = dict(
               "crowdpose_sample/test_crowdpose.json", "ochuman_sample/test_ochuman.json"),
     FSD_REFERENCE=("parity/fill_rule.py", "parity/sdpose_t.npz", "sdpose_keys_t.json"))
 PACKAGES = ("hotcoco", "onnx", "onnxscript", "onnxruntime")
-METHODS = ("baseline", "fsd", "fsd_strong", "adaptive", "dynamic", "fsd_adaptive")  # of `make demo`
 SLOW = (  # tests that `quick` leaves out: they start programs, several processes or a browser
     "tests/test_workflow.py", "tests/test_processes.py", "tests/test_site.py",
-    "tests/test_experiments.py::test_clutter_and_crowd_trains_and_records",
     "tests/test_experiments.py::test_papermill_from_another_folder",
     "tests/test_experiments.py::test_wrong_parameters_fail_before_work_begins",
 )
@@ -49,7 +47,7 @@ def contents() -> dict[Path, bytes]:
 
 
 def sync():
-    "The library and the scripts are what the notebooks say, and the notebooks are clean."
+    "Library, scripts and pages are what the notebooks say, and the notebooks are clean."
     before = contents()
     for file in (ROOT / "fsd_sdpose").glob("*.py"):  # an orphaned module does not come back
         if GENERATED in before[file].decode():
@@ -66,6 +64,7 @@ def sync():
     if changed:
         names = ", ".join(p.relative_to(ROOT).as_posix() for p in changed)
         sys.exit(f"changed by nbdev_export and nbdev_clean, commit them: {names}")
+    run("python", "tools/pages.py", "--check")
     run("python", "tools/pair.py", "--check")
 
 
@@ -135,8 +134,9 @@ def commands():
         print(f"$ {line}", flush=True)
         if subprocess.run(["bash", "-ec", line], cwd=ROOT, env=env).returncode:
             sys.exit(f"`{line}` failed")
+    from fsd_sdpose.studies import guide_methods
     table = (ROOT / "_runs/demo/table.md").read_text(encoding="utf-8")
-    if missing := [m for m in METHODS if f"| {m} " not in table]:
+    if missing := [m for m in guide_methods() if f"| {m} " not in table]:
         sys.exit(f"the table of `make demo` has no row for {', '.join(missing)}")
 
 

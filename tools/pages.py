@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from pictures import shrink
 
 from fsd_sdpose.studies import pages
 
@@ -32,7 +33,10 @@ def run(name: str, row: dict):
     "Write and execute a page; papermill stores what it shows."
     path = FOLDER / f"{name}.ipynb"
     nbformat.write(page(name, row), path)
-    papermill.execute_notebook(path, path, cwd=FOLDER, progress_bar=False, start_timeout=900)
+    executed = papermill.execute_notebook(path, path, cwd=FOLDER, progress_bar=False,
+                                          start_timeout=900)
+    shrink(executed)
+    nbformat.write(executed, path)
     print(f"made {path.name}", flush=True)
 
 

@@ -1,4 +1,6 @@
-"""Scripts of the experiment notebooks, for reviews and searches, in nbs/experiments/_py.
+"""Scripts of the templates and of the pages written by hand, for reviews and searches.
+
+They lie in nbs/experiments/_py.
 
 usage: python tools/pair.py [--check]    (settings: jupytext.toml; with --check nothing is written)
 """
@@ -7,6 +9,8 @@ from pathlib import Path
 
 import jupytext
 from jupytext.config import load_jupytext_config
+
+from fsd_sdpose.studies import pages
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -19,7 +23,9 @@ def script(notebook: Path) -> str:
 
 def pair(folder: Path, check: bool = False) -> list[str]:
     "Write the scripts of a folder's notebooks; the names of those that were not as they should be."
-    wanted = {p.with_suffix(".py").name: script(p) for p in sorted(folder.glob("*.ipynb"))}
+    made = pages()  # these follow from their template
+    by_hand = [p for p in sorted(folder.glob("*.ipynb")) if p.stem not in made]
+    wanted = {p.with_suffix(".py").name: script(p) for p in by_hand}
     scripts = folder / "_py"
     there = {p.name: p.read_text(encoding="utf-8") for p in scripts.glob("*.py")}
     wrong = sorted(n for n in {*wanted, *there} if wanted.get(n) != there.get(n))

@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 from check import NOTEBOOKS, ROOT
 from nbclient import NotebookClient
+from pictures import shrink
 
 
 def run(path: Path) -> None:
@@ -19,6 +20,7 @@ def run(path: Path) -> None:
     NotebookClient(nb, timeout=3600, startup_timeout=900, kernel_name="python3",
                    resources={"metadata": {"path": str(path.parent)}}).execute()
     nb.cells = cells
+    shrink(nb)
     temporary = path.with_name("." + path.name)
     nbformat.write(nb, temporary)
     os.replace(temporary, path)
