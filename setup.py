@@ -21,8 +21,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=" + cfg["min_python"],
     packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
-    package_data={cfg["lib_path"]: ["starts/*.safetensors", "starts/*.json", "starts/*.md", "example/*"]},
+    package_data={cfg["lib_path"]: ["starts/*.safetensors", "starts/*.json", "starts/*.md",
+                                    "example/*"]},
     install_requires=shlex.split(cfg["requirements"]),
-    extras_require={"dev": shlex.split(cfg["dev_requirements"]), "fast": shlex.split(cfg["fast_requirements"])},
-    entry_points={"console_scripts": shlex.split(cfg["console_scripts"]), "nbdev": [f"{cfg['lib_path']} = {cfg['lib_path']}._modidx:d"]},
+    extras_require={kind: shlex.split(cfg[f"{kind}_requirements"]) for kind in ("dev", "fast")},
+    entry_points={"console_scripts": shlex.split(cfg["console_scripts"]),
+                  "nbdev": [f"{cfg['lib_path']} = {cfg['lib_path']}._modidx:d"]},
 )

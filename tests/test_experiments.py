@@ -49,8 +49,8 @@ def test_the_guides_dictionaries_build_and_run(method, tmp_path):
 
 def papermill(notebook, out, *arguments, cwd):
     env = os.environ | dict(PYTHONPATH=str(ROOT))
-    command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--start-timeout", str(LIMIT),
-               str(ROOT / "nbs/experiments" / notebook), str(out), *arguments]
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar",
+               "--start-timeout", str(LIMIT), str(ROOT / "nbs/experiments" / notebook), str(out), *arguments]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=LIMIT)
 
 
@@ -60,7 +60,7 @@ def test_a_finished_record_is_not_replaced_unasked(tmp_path, monkeypatch):
     record = tmp_path / "results/demo/runs/fsd-seed0/record.json"
     record.parent.mkdir(parents=True)
     record.write_text("{}")
-    with pytest.raises(FileExistsError, match="fsd-seed0 holds a record already: say where with out="):
+    with pytest.raises(FileExistsError, match="fsd-seed0 holds a record already: say where with"):
         run_experiment("demo", "fsd", 0)
     assert record.read_text(encoding="utf-8") == "{}"
 

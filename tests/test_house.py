@@ -1,4 +1,4 @@
-"""The house: rooms that stand without the floors above them, and rows from which everything follows."""
+"""Rooms that stand without the floors above them, and rows from which everything follows."""
 import ast
 import json
 import os
@@ -42,7 +42,7 @@ def test_every_room_has_a_number_of_its_own():
 
 @pytest.mark.parametrize("notebook", NUMBERED, ids=room)
 def test_documents_import_only_from_rooms_above(notebook):
-    "Demonstrations too: whoever breaks a room can still open the pages of those above it in the list."
+    "Demonstrations too, so that the first pages open when a later room is broken."
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
     used = set(re.findall(r"^\s*from fsd_sdpose\.(\w+) import", code, flags=re.M))
@@ -52,7 +52,8 @@ def test_documents_import_only_from_rooms_above(notebook):
 
 def code_lines(source):
     "Code lines of a cell without comments, directives and the documented signatures of its functions."
-    lines = {i for i, text in enumerate(source.splitlines(), 1) if text.strip() and text.strip()[0] != "#"}
+    lines = {i for i, text in enumerate(source.splitlines(), 1)
+             if text.strip() and not text.strip().startswith("#")}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and len(node.body):
             lines -= set(range(node.lineno, node.body[0].lineno))
@@ -60,7 +61,8 @@ def code_lines(source):
 
 
 def is_dataclass(source):
-    return any(isinstance(node, ast.ClassDef) and node.decorator_list for node in ast.parse(source).body)
+    classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+    return any(node.decorator_list for node in classes)
 
 
 @pytest.mark.parametrize("notebook", NUMBERED, ids=room)
@@ -68,7 +70,7 @@ def test_exported_cells_are_short(notebook):
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     sources = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
     exported = [s for s in sources if re.match(r"#\|\s*exports?\b", s)]
-    data = re.compile(r"^(METHODS|STUDIES|SWEEPS|POSES)\b", flags=re.M)  # tables, a row after the other
+    data = re.compile(r"^(METHODS|STUDIES|SWEEPS|POSES)\b", flags=re.M)  # tables, row after row
     long = {s.splitlines()[1]: code_lines(s) for s in exported
             if code_lines(s) > LONGEST and not is_dataclass(s) and not data.search(s)}
     assert not long, long
@@ -76,9 +78,9 @@ def test_exported_cells_are_short(notebook):
 
 def copy_of_the_repository(folder):
     "What git lists, without history, as files of their own."
-    listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
-                            capture_output=True, text=True, check=True).stdout.splitlines()
-    for name in listed:
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in listed.stdout.splitlines():
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
@@ -89,11 +91,12 @@ def run_notebook(path, folder):
     "Execute a notebook with the library of a folder; the text of its outputs."
     code = ("import nbformat, sys; from nbclient import NotebookClient; "
             "nb = nbformat.read(sys.argv[1], as_version=4); "
-            "NotebookClient(nb, timeout=None, resources=dict(metadata=dict(path=sys.argv[2]))).execute(); "
+            "where = dict(metadata=dict(path=sys.argv[2])); "
+            "NotebookClient(nb, timeout=None, resources=where).execute(); "
             "print(nbformat.writes(nb))")
     env = os.environ | dict(PYTHONPATH=str(folder), OMP_NUM_THREADS="1")
-    done = subprocess.run([sys.executable, "-c", code, str(path), str(path.parent)], env=env, timeout=LIMIT,
-                          capture_output=True, text=True)
+    command = [sys.executable, "-c", code, str(path), str(path.parent)]
+    done = subprocess.run(command, env=env, timeout=LIMIT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -125,7 +128,8 @@ def house(tmp_path_factory):
         copy = source.with_name(source.name.replace("fsd-", "fsd_gentle-"))
         shutil.copytree(source, copy)
         record = (copy / "record.json").read_text(encoding="utf-8")
-        (copy / "record.json").write_text(record.replace('"method": "fsd"', '"method": "fsd_gentle"'))
+        record = record.replace('"method": "fsd"', '"method": "fsd_gentle"')
+        (copy / "record.json").write_text(record, encoding="utf-8")
     return folder
 
 
@@ -133,9 +137,11 @@ def house(tmp_path_factory):
 def test_a_row_is_a_page(house):
     "The template with the row's words, not yet run."
     tool = house / "tools/pages.py"
-    done = subprocess.run([sys.executable, tool, "--check"], env=os.environ | dict(PYTHONPATH=str(house)),
-                          capture_output=True, text=True, timeout=LIMIT)
-    assert done.returncode == 1 and done.stderr.strip().endswith("the templates do not say: fsd_gentle")
+    env = os.environ | dict(PYTHONPATH=str(house))
+    done = subprocess.run([sys.executable, tool, "--check"], env=env, timeout=LIMIT,
+                          capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("the templates do not say: fsd_gentle")
     code = (f"import runpy; page = runpy.run_path({str(tool)!r})['page']; "
             "from fsd_sdpose.studies import pages; print(page('fsd_gentle', pages()['fsd_gentle']))")
     text = python(code, house).stdout
@@ -144,26 +150,28 @@ def test_a_row_is_a_page(house):
 
 @pytest.mark.slow
 def test_a_row_is_a_job_in_the_grid(house):
-    command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--profile",
-               "workflow/profiles/local", "--dry-run", "--config", "study=demo", "results=_new", "--", "runs"]
-    done = subprocess.run(command, cwd=house, env=os.environ | dict(PYTHONPATH=str(house)), timeout=LIMIT,
-                          capture_output=True, text=True)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile",
+               "--profile", "workflow/profiles/local", "--dry-run",
+               "--config", "study=demo", "results=_new", "--", "runs"]
+    done = subprocess.run(command, cwd=house, env=os.environ | dict(PYTHONPATH=str(house)),
+                          timeout=LIMIT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "_new/demo/runs/fsd_gentle-seed0/record.json" in done.stdout + done.stderr
 
 
 @pytest.mark.slow
 def test_a_row_is_a_line_in_table_plot_index_and_help(house):
-    code = ("from fsd_sdpose.tables import *; from fsd_sdpose.figures import forest; runs = gather();"
-            "table = ap_table(); judged = contrasts(runs);"
-            "print(*table.method, '|', *[t.get_text() for t in forest(judged).axes[0].get_yticklabels()])")
+    code = ("from fsd_sdpose.tables import *; from fsd_sdpose.figures import forest;"
+            "labels = forest(contrasts(gather())).axes[0].get_yticklabels();"
+            "print(*ap_table().method, '|', *[label.get_text() for label in labels])")
     done = python(code, house)
     assert done.returncode == 0, done.stderr
     table, plot = done.stdout.split("|")
     assert "fsd_gentle" in table.split() and "fsd_gentle" in plot.split()
     index = run_notebook(house / "nbs/index.ipynb", house)
     assert "[fsd gentle](experiments/fsd_gentle.ipynb)" in index and "| fsd_gentle |" in index
-    command = "import sys; sys.argv[1:] = ['train', '--help']; from fsd_sdpose.cli import main; main()"
+    command = ("import sys; sys.argv[1:] = ['train', '--help'];"
+               "from fsd_sdpose.cli import main; main()")
     assert "fsd_gentle" in python(command, house).stdout
 
 
@@ -171,6 +179,7 @@ def test_a_row_is_a_line_in_table_plot_index_and_help(house):
 def test_a_row_has_its_place_in_the_menu(house):
     "The order of the pages on the site follows the rows."
     groups = dict(runpy.run_path(str(ROOT / "docs/conf.py"))["nbdev_groups"])["Experiments"]
-    code = "import runpy; print(dict(runpy.run_path('docs/conf.py')['nbdev_groups'])['Experiments'])"
+    code = ("import runpy; groups = runpy.run_path('docs/conf.py')['nbdev_groups'];"
+            "print(dict(groups)['Experiments'])")
     there = ast.literal_eval(python(code, house).stdout)
     assert [p for p in there if p not in groups] == ["experiments/fsd_gentle"]

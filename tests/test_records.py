@@ -1,8 +1,8 @@
 """The chain from record to page: predictions, records, tables, README and stored outputs agree.
 
-Each test names the file that is off and the page that says otherwise. A page is put right by running
-it again (`make pages` or `make notebooks NB=...`), tables by `write_table`, README by docs/readme.py;
-a record that disagrees with its predictions was changed by hand.
+Each test names the file that is off and the page that says otherwise. A page is put right by
+running it again (`make pages` or `make notebooks NB=...`), tables by `write_table`, README by
+docs/readme.py; a record that disagrees with its predictions was changed by hand.
 """
 import json
 from functools import cache
@@ -170,7 +170,8 @@ def test_clutter_and_crowd_page():
     lines = [tables.sentence(c) for _, c in second_look().iterrows()]
     for kind in tables.kinds_of_tests(own):
         growth = contrasts(own, metric=f"growth_{kind}")
-        lines += [tables.sentence(c, f"AP from lowest to highest {kind}") for _, c in growth.iterrows()]
+        lines += [tables.sentence(c, f"AP from lowest to highest {kind}")
+                  for _, c in growth.iterrows()]
     check_page("nbs/experiments/clutter_and_crowd.ipynb", [*lines, tables.conditions(own)])
 
 

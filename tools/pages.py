@@ -1,7 +1,7 @@
 """One page per method and per sweep, from the two templates in nbs/experiments, by papermill.
 
 usage: python tools/pages.py [NAME...]    (none named: all)
-       python tools/pages.py --check      (are the pages' cells what the templates say? nothing is run)
+       python tools/pages.py --check      (are the pages what the templates say? nothing is run)
 """
 import copy
 import re
@@ -18,7 +18,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "nbs/experiments"
 
 
 def page(name: str, row: dict) -> nbformat.NotebookNode:
-    "A page before it runs: the template with its title, the row's name as default and labels of its own."
+    "A page before it runs: the template with the row's words, its name and labels of its own."
     notebook = copy.deepcopy(nbformat.read(FOLDER / f"{row['template']}.ipynb", as_version=4))
     notebook.cells[0].source = f"# {row['title']}\n\n> {row['promise']}"
     for cell in notebook.cells:
@@ -46,9 +46,9 @@ def wrong() -> list[str]:
     by_hand = {p.stem for p in (FOLDER / "_py").glob("[!_]*.py")}
     stale = []
     for name, row in wanted.items():
-        stored = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells if name in found else []
-        cells = [c.source for c in page(name, row).cells]
-        if [c.source for c in stored] != cells:
+        cells = page(name, row).cells
+        stored = nbformat.read(FOLDER / f"{name}.ipynb", 4).cells if name in found else []
+        if [c.source for c in stored] != [c.source for c in cells]:
             stale.append(name)
     return stale + sorted(found - set(wanted) - by_hand)
 

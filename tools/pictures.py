@@ -1,4 +1,4 @@
-"""Pictures stored in notebooks get 256 colours, which is a third of their size and looks the same."""
+"""Pictures stored in notebooks get 256 colours: a third of the size, and they look the same."""
 import base64
 import io
 

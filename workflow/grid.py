@@ -140,25 +140,31 @@ class Grid:
         text = json.dumps(decides | dict(variant=config.variant), sort_keys=True)
         start = ROOT / f"fsd_sdpose/starts/{study.start}.safetensors"
         digest = hashlib.sha256(start.read_bytes()).hexdigest() if start.exists() else ""
-        return Run(method, seed, overrides, f"{self.study}-{short_digest(text)[:12]}", data, digest[:16])
+        key = f"{self.study}-{short_digest(text)[:12]}"
+        return Run(method, seed, overrides, key, data, digest[:16])
 
     def records(self, target) -> list[str]:
         "The records that a target asks for."
-        return [f"{self.results}/{self.study}/{folder}/record.json" for folder in self.asked[target]]
+        here = f"{self.results}/{self.study}"
+        return [f"{here}/{folder}/record.json" for folder in self.asked[target]]
 
     def parameters(self, folder) -> str:
         "Parameters of a run's notebook."
         run = self.runs[folder]
+        out = from_root(self.results / self.study / folder)
         return as_yaml(dict(study=self.study, method=run.method, seed=run.seed,
-                            overrides=run.overrides, out=from_root(self.results / self.study / folder)))
+                            overrides=run.overrides, out=out))
 
     def code(self, folder) -> str:
         "Digest of all code that a run depends on."
         return f"{self.library} {notebook_digest(TEMPLATE)} {self.runs[folder].start}"
 
     def marker(self, folder) -> str | None:
-        """The file that says that a run's data is prepared; None where a record is there already and the
-        marker is not: to make it again, on another computer, would be a reason to repeat the run."""
+        """The file that says that a run's data is prepared.
+
+        None if a record is there already and the marker is not: to make it again, on another
+        computer, would be a reason to repeat the run.
+        """
         path = f"{self.cache}/prepared-{self.runs[folder].key}"
         done = (self.results / self.study / folder / "record.json").exists()
         return path if os.path.exists(path) or not done else None
