@@ -357,8 +357,7 @@ def build_loss(
 def _non_finite(term, loss, tensors):
     "The error for a non-finite loss: it names the term, the tensors at fault and the remedy."
     bad = {name: ~torch.isfinite(t) for name, t in tensors.items() if t is not None}
-    bad = [f"{n} ({t.sum().item()} of {t.numel()} values)" for n, t in bad.items() if t.any()]
-    where = "its inputs are finite, so the square or the sum overflowed"
-    if bad:
-        where = "non-finite input: " + ", ".join(bad)
+    named = [f"{n} ({b.sum().item()} of {b.numel()} values)" for n, b in bad.items() if b.any()]
+    overflow = "its inputs are finite, so the square or the sum overflowed"
+    where = "non-finite input: " + ", ".join(named) if named else overflow
     return FloatingPointError(f"{term}: the loss is {loss.item()}; {where}. {REMEDY}")
