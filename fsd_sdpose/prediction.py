@@ -25,13 +25,13 @@ from torch import Tensor, nn
 
 import fsd_sdpose
 from .annotations import read_image
-from .data import IMAGENET_MEAN, IMAGENET_STD, to_input
-from .files import write_json
-from .evaluation import inference, oks_nms, person_scores
-from .heatmaps import decode, flip_merge
-from .models import SDPose, VARIANTS, load_released, sdpose
-from .skeletons import SKELETONS, Skeleton
 from .checkpoints import load_weights
+from .data import IMAGENET_MEAN, IMAGENET_STD, to_input
+from .evaluation import inference, oks_nms, person_scores
+from .files import write_json
+from .heatmaps import decode, flip_merge
+from .models import VARIANTS, SDPose, load_released, sdpose
+from .skeletons import SKELETONS, Skeleton
 
 # %% ../nbs/21_prediction.ipynb #10be1e6a
 def stored_shapes(

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-# seconds after which another process, or a page, counts as stuck: many, as the machine may be busy
-LIMIT = 1800
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb")
+                   if not any(part[0] in "_." for part in p.relative_to(ROOT).parts))
+LIMIT = 1800  # seconds after which a process, or a page, counts as stuck: the machine may be busy
 STRICT = os.environ.get("FSD_STRICT", "") not in ("", "0")
 
 if not os.environ.get("FSD_CACHE"):  # one folder per user: /tmp is shared
@@ -28,9 +30,9 @@ def refused(report, name):
     if STRICT and report.skipped and not hasattr(report, "wasxfail"):
         why = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
-        report.longrepr = (f"{name} was skipped: {str(why).removeprefix('Skipped: ')}\n"
-                           "FSD_STRICT is set, so a skipped test is a failure: "
-                           "provide what it asks for, or unset FSD_STRICT")
+        report.longrepr = (f"{name} was skipped: {str(why).removeprefix('Skipped: ')}\nFSD_STRICT "
+                           "is set, so a skipped test is a failure: provide what it asks for, or "
+                           "unset FSD_STRICT")
     return report
 
 
