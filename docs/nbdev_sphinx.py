@@ -198,7 +198,7 @@ def rewrite(
 def _shown(cell: dict, directives: dict[str, str], code: str, text) -> dict:
     "A code cell whose directives have become tags, and the caption of its figure."
     tags = [*cell["metadata"].get("tags", []), *(TAGS[d] for d in directives.items() if d in TAGS)]
-    if directives.keys() & {"export", "exports"}:
+    if "export" in directives:  # `exports` is what a reader should see
         tags.append("hide-input")
     metadata = cell["metadata"] | {"tags": tags}
     if caption := directives.get("fig-cap"):

@@ -34,7 +34,7 @@ def batch(seed=0, n=4):
 
 def trainer(method="fsd", **settings):
     "A function that makes one step with a batch; its `losses` can be set to another epoch."
-    config = make_config(**dict(batch_size=4, base_batch=4, **settings) | METHODS[method])
+    config = make_config(**dict(batch_size=4, base_batch=4, **settings) | METHODS[method].losses)
     torch.manual_seed(0)
     model, losses = sdpose("n").train(), build_losses(config)
     training._set_epoch(losses, 60, 300)

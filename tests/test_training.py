@@ -56,7 +56,7 @@ def test_every_method_trains(method, tmp_path):
 
 
 def test_adaptive_weights_learn():
-    config = make_config(loss_kpt_token_dist=METHODS["adaptive"]["loss_kpt_token_dist"])
+    config = make_config(loss_kpt_token_dist=METHODS["adaptive"].keypoint)
     torch.manual_seed(0)
     model, losses = sdpose("n"), build_losses(config)
     optimizer = make_optimizer(model, losses, config)
