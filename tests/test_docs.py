@@ -77,7 +77,6 @@ LENGTHS = notebook(
     new_markdown_cell(SCALING),
     code(FUNCTION),
     code(CLASS),
-    code("#| export\ndef _secret(x): return x"),
     code("#| exports\ndef _formula(x): return x"),
     code("#| export\nUNIT = 'px'  # the unit of every length"),
     code("study: str = 'demo'", tags=["parameters"]),
@@ -166,7 +165,7 @@ def test_hidden_cells_go_and_definitions_stay():
                  "{py:data} UNIT", ":value: \"'px'\"", "the unit of every length"):
         assert part in text, part
     tags = {c["source"]: c["metadata"]["tags"] for c in cells if c["cell_type"] == "code"}
-    assert tags == {"def _secret(x): return x": ["hide-input"], "def _formula(x): return x": [],
+    assert tags == {"def _formula(x): return x": [],
                     "study: str = 'demo'": ["parameters"], "plot_it()": []}
 
 

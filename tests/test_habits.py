@@ -16,7 +16,7 @@ import yaml
 from conftest import ROOT
 from pybtex.database import parse_file
 
-from fsd_sdpose.experiments import STUDIES
+from fsd_sdpose.studies import STUDIES
 
 sys.path.insert(0, str(ROOT / "tools"))
 
@@ -259,20 +259,6 @@ def test_workflows_do_what_is_asked_of_them():
     assert path in MAKEFILE and path in text("tools/check.py"), "the folder that `make docs` writes"
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("file", FORMS, ids=lambda f: f.stem)
-def test_forms_ask_for_what_is_needed(file):
-    form = yaml.safe_load(file.read_text(encoding="utf-8"))
-    assert form["name"] and form["description"]
-    ids = [b["id"] for b in form["body"] if b["type"] != "markdown"]
-    assert len(ids) == len(set(ids)) and any(
-        b.get("validations", {}).get("required") for b in form["body"]
-    )
-    if file.stem == "result":
-        from fsd_sdpose.studies import STUDIES
-
-        (studies,) = [b["attributes"]["options"] for b in form["body"] if b.get("id") == "study"]
-=======
 @pytest.mark.parametrize("name", ["bug", "question", "result"])
 def test_forms_ask_for_what_is_needed(name):
     form = FORMS[name]
@@ -282,7 +268,6 @@ def test_forms_ask_for_what_is_needed(name):
     assert any(b.get("validations", {}).get("required") for b in fields.values())
     if name == "result":
         studies = fields["study"]["attributes"]["options"]
->>>>>>> h_c
         assert {s for s in STUDIES if not s.startswith("demo")} == set(studies[:-1])
         assert "record.json" in str(form) and "baseline" in str(form)
 
@@ -307,16 +292,10 @@ def test_every_network_has_a_card_in_the_wheel():
 
 
 def test_card_says_what_the_file_and_its_record_say():
-<<<<<<< HEAD
-    from fsd_sdpose.studies import STUDIES
-
-    file, r = ROOT / "fsd_sdpose/starts/demo.safetensors", start_record()
-=======
     file = ROOT / "fsd_sdpose/starts/demo.safetensors"
     shipped, same = load(file.with_suffix(".json")), ("seed", "initial_weights", "started")
     (r,) = [r for r in map(load, ROOT.glob("results/demo_start/runs/*/record.json"))
             if all(r[key] == shipped[key] for key in same)]
->>>>>>> h_c
     study, config, metrics = STUDIES["demo_start"], r["config"], r["metrics"]
     train, val, env = r["data"]["train"], r["data"]["val"], r["environment"]
     values = dict(re.findall(r"\{type: (AP\w*|AR), value: ([\d.]+)\}", CARD))
