@@ -448,7 +448,8 @@ def keypoint_layer(
     k: int,  # K
 ) -> Tensor:  # (N,K,D) keypoint tokens after it
     "The last layer for the keypoint tokens alone."
-    attention, y, d = layer[0].fn.fn, layer[0].fn.norm(x), x.shape[-1]
+    attention, d = layer[0].fn.fn, x.shape[-1]
+    y = layer[0].fn.norm(x)
     query = F.linear(y[:, :k], attention.to_qkv.weight[:d]).unflatten(-1, (attention.heads, -1))
     key_value = F.linear(y, attention.to_qkv.weight[d:]).unflatten(-1, (2, attention.heads, -1))
     seen = attend(query.transpose(1, 2), *key_value.permute(2, 0, 3, 1, 4))

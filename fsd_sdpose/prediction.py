@@ -62,7 +62,7 @@ def which_model(
 # %% ../nbs/21_prediction.ipynb #b329fc0a
 def load_model(
     source='demo',  # 'demo' (shipped), a run's folder, a `.safetensors` or a released `.pth` file
-    variant: str | None = None,  # a key of `VARIANTS`; None: read from the file, not a `.pth`
+    variant: str | None = None,  # a key of `VARIANTS`; only a `.pth` file needs it
     num_keypoints: int | None = None,  # K; None: read from the weights, 17 for `.pth`
     device='cpu',  # where to put the network
 ) -> SDPose:  # in evaluation mode

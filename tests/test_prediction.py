@@ -87,10 +87,10 @@ def test_fourteen_keypoints_from_a_run_folder(people, tmp_path):
     torch.manual_seed(0)
     save_weights(sdpose("n", 14), tmp_path / "last.safetensors")
     path, boxes = people[0]
-    found = predict_people(load_model(tmp_path), path, boxes)
-    assert [p["keypoints"].shape for p in found] == [(14, 3)] * 2
-    assert draw_people(path, found).shape == load_picture(path).shape
-    prediction.write_people(tmp_path / "people.json", found, path)
+    two = predict_people(load_model(tmp_path), path, boxes)
+    assert [p["keypoints"].shape for p in two] == [(14, 3)] * 2
+    assert draw_people(path, two).shape == load_picture(path).shape
+    prediction.write_people(tmp_path / "people.json", two, path)
     written = json.loads((tmp_path / "people.json").read_text())
     assert written["keypoint_names"] == list(CROWDPOSE.keypoints)
 

@@ -59,10 +59,10 @@ class Waits(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.found = []
+        self.calls = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.found += {func._overloadpacket.__name__} & {*self.NAMES}
+        self.calls += {func._overloadpacket.__name__} & {*self.NAMES}
         return func(*args, **(kwargs or {}))
 
 
@@ -77,10 +77,10 @@ def test_nothing_in_a_step_waits_for_a_value(settings, monkeypatch):
     monkeypatch.setattr(torch.optim.Adam, "step", lambda *_, **__: None)
     with Waits() as waits:
         step(batch())
-    assert not waits.found
+    assert not waits.calls
     with waits:
         torch.ones(1).item()
-    assert waits.found  # the net catches fish
+    assert waits.calls  # the net catches fish
 
 
 @pytest.mark.slow
