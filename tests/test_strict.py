@@ -5,31 +5,28 @@ Also the browser that `.ci/run` installs, on a machine made up for the purpose.
 import json
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from conftest import LIMIT
+from conftest import LIMIT, NOTEBOOKS, ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb")
-                   if not any(q[0] in "_." for q in p.relative_to(ROOT).parts))
-CHECK = runpy.run_path(str(ROOT / "tools/check.py"))
+sys.path.insert(0, str(ROOT / "tools"))
+
+import check  # noqa: E402
 
 
 def pytest_on(folder, strict, *options):
     "Output and exit code of the tests in a folder, under the conftest of the repository."
     shutil.copy(ROOT / "tests/conftest.py", folder)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("FSD_STRICT", "PYTEST_"))}
+    if strict:
+        env["FSD_STRICT"] = "1"
     # -rN: no summary at the end, which repeats every message where the variable CI is set
-    command = [sys.executable, "-m", "pytest", "-q", "-rN", "-p", "no:cacheprovider",
-               "--rootdir", folder]
-    done = subprocess.run([*map(str, command), *options, str(folder)], cwd=folder, timeout=LIMIT,
-                          env=env | (dict(FSD_STRICT="1") if strict else {}),
-                          capture_output=True, text=True)
+    command = [sys.executable, "-m", "pytest", "-q", "-rN", "-p", "no:cacheprovider", *options]
+    done = subprocess.run([*command, "--rootdir", str(folder), str(folder)], cwd=folder, env=env,
+                          timeout=LIMIT, capture_output=True, text=True)
     return done.stdout + done.stderr, done.returncode
 
 
@@ -79,41 +76,36 @@ def test_so_is_a_module_that_skips_itself(tmp_path, options):
     assert "test_whole.py was skipped: nobody at home\nFSD_STRICT is set" in text, text
 
 
-def code_of(notebook):
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
-
-
 def test_notebooks_are_not_shortened_unseen(tmp_path, monkeypatch):
     "The step that runs them names all that is missing, where FSD_STRICT is set."
-    for variable in CHECK["OPTIONAL"]:
+    for variable in check.OPTIONAL:
         monkeypatch.setenv(variable, str(tmp_path))
-    missing = CHECK["lacking"]()
-    assert missing == [f"{v}/{f}" for v, files in CHECK["OPTIONAL"].items() for f in files]
-    for variable, files in CHECK["OPTIONAL"].items():
+    missing = [f"{v}/{file}" for v, files in check.OPTIONAL.items() for file in files]
+    assert check.lacking() == missing
+    for variable, files in check.OPTIONAL.items():
         monkeypatch.delenv(variable)
-        for f in files:
-            (tmp_path / f).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / f).touch()
-    assert CHECK["lacking"]() == missing  # there, but nobody says where
+        for file in files:
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / file).touch()
+    assert check.lacking() == missing  # there, but nobody says where
     monkeypatch.setenv("FSD_STRICT", "1")
-    named = "FSD_STRICT is set.* FSD_DATA/lspet/.* FSD_REFERENCE/parity"
-    with pytest.raises(SystemExit, match=named):
-        CHECK["notebooks"]()
-    for variable in CHECK["OPTIONAL"]:
+    with pytest.raises(SystemExit, match="FSD_STRICT is set.* FSD_DATA/lspet/.* FSD_REFERENCE/par"):
+        check.notebooks()
+    for variable in check.OPTIONAL:
         monkeypatch.setenv(variable, str(tmp_path))
-    assert not CHECK["lacking"]()
+    assert not check.lacking()
 
 
 def test_the_list_of_what_notebooks_use_is_complete():
     "Packages, folders of data and variables that notebooks ask for are those of tools/check.py."
-    code = "\n".join(map(code_of, NOTEBOOKS))
-    named = {p for files in CHECK["OPTIONAL"].values() for f in files for p in (f, f.split("/")[0])}
-    assert set(re.findall(r"find_spec\('(\w+)'\)", code)) == set(CHECK["PACKAGES"])
+    cells = [c for path in NOTEBOOKS for c in json.loads(path.read_text(encoding="utf-8"))["cells"]]
+    code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    files = [file for files in check.OPTIONAL.values() for file in files]
+    assert set(re.findall(r"find_spec\('(\w+)'\)", code)) == set(check.PACKAGES)
     folders = set(re.findall(r"'(\w+_sample|lspet|parity)\b", code))
-    assert {"coco_sample", "parity"} < folders <= named
+    assert {"coco_sample", "parity"} < folders <= {file.split("/")[0] for file in files}
     variables = set(re.findall(r"environ(?:\.get)?[(\[]'(FSD_\w+)'", code))
-    assert variables - {"FSD_CACHE", "FSD_COMMIT"} == set(CHECK["OPTIONAL"])
+    assert variables - {"FSD_CACHE", "FSD_COMMIT"} == set(check.OPTIONAL)
 
 
 @pytest.fixture
