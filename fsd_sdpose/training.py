@@ -32,10 +32,10 @@ from fsd_sdpose.losses import (
     DynamicForegroundDistilLoss,
     ForegroundTokenDistilLoss,
     HeatmapMSELoss,
-    REMEDY,
     TokenDistilLoss,
     build_loss,
 )
+from .masks import REMEDY
 from .models import CycleOutput, VARIANTS, try_compiled
 from .processes import distribute, join_processes, on_device, pick_device
 
