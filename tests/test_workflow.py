@@ -50,8 +50,8 @@ def test_one_job_per_run_and_per_point(tmp_path):
     "Methods and points times seeds; a point that changes nothing is the study's own run; the data is prepared once for all that share it."
     from fsd_sdpose.studies import SWEEPS
     text, code = workflow(tmp_path, "all", dry=True, methods="baseline fsd token_detached", seeds="0 3", sweeps="foreground_weight")
-    points = {f"sweeps/foreground_weight/{p.label}" for p in SWEEPS["foreground_weight"] if p.overrides}
-    assert len(points) == len(SWEEPS["foreground_weight"]) - 1
+    points = {f"sweeps/foreground_weight/{p.label}" for p in SWEEPS["foreground_weight"].points if p.overrides}
+    assert len(points) == len(SWEEPS["foreground_weight"].points) - 1
     folders = {f"{run}-seed{k}" for run in {"runs/baseline", "runs/fsd", "runs/token_detached", *points} for k in (0, 3)}
     assert code == 0 and planned(text) == folders, text
     assert jobs(text) == dict(prepare=1, run=len(folders), write_table=1, all=1)
