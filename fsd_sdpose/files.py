@@ -9,6 +9,7 @@ __all__ = ['replacing', 'write_text', 'write_json', 'read_json', 'sha256', 'know
 import hashlib
 import json
 import os
+import threading
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,7 +22,7 @@ def replacing(
     "Yields a temporary path that replaces `path` once written, and is removed if writing fails."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}-{threading.get_ident()}')
     try:
         yield temporary
         temporary.chmod(0o644)  # some libraries leave their files private
@@ -44,8 +45,8 @@ def write_json(
     indent: int | None = None,  # spaces per level; None: all on one line
 ):
     "Write JSON, all of it or nothing."
-    separators = (',', ':') if indent is None else None
-    write_text(path, json.dumps(data, indent=indent, separators=separators) + ('\n' if indent else ''))
+    separators, end = ((',', ':'), '') if indent is None else (None, '\n')
+    write_text(path, json.dumps(data, indent=indent, separators=separators) + end)
 
 # %% ../nbs/00_files.ipynb #55ef3f40
 def read_json(
@@ -77,7 +78,8 @@ def known(
     if name in names:
         return name
     near = get_close_matches(str(name), map(str, names), 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(map(str, names)) or 'none'}"
+    everything = ', '.join(map(str, names)) or 'none'
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {everything}"
     raise ValueError(f"unknown {what} {name!r}; {hint}")
 
 # %% ../nbs/00_files.ipynb #2ac4bfc6
