@@ -148,7 +148,7 @@ def skeleton_of(
 
 # %% ../nbs/21_prediction.ipynb #90d4c6b2
 from .crops import box_to_center_scale, crop_matrix, invert_matrix, reach
-from .data import warp_rect
+from .crops import warp_rect
 
 # %% ../nbs/21_prediction.ipynb #d5b27311
 def crop_people(

@@ -51,12 +51,14 @@ def test_documents_import_only_from_rooms_above(notebook):
 
 
 def code_lines(source):
-    "Code lines of a cell without comments, directives and the documented signatures of its functions."
+    "Code lines of a cell without comments, imports and the documented signatures of functions."
     lines = {i for i, text in enumerate(source.splitlines(), 1)
              if text.strip() and not text.strip().startswith("#")}
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and len(node.body):
+        if isinstance(node, ast.FunctionDef):
             lines -= set(range(node.lineno, node.body[0].lineno))
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            lines -= set(range(node.lineno, node.end_lineno + 1))
     return len(lines)
 
 
