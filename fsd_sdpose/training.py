@@ -553,15 +553,7 @@ def fit(
     config = config or TrainConfig()
     losses = build_losses(config) if losses is None else losses
     _check_sets(model, train_set, val_set, config)
-    device = pick_device(config.device)
-    processes = join_processes(device)
-    _check_settings(model, losses, config, processes)
-    layout = torch.channels_last if channels_last(config, device) else torch.preserve_format
-    model.to(device, memory_format=layout)
-    losses.to(device)
-    share = config.batch_size // processes.world_size
-    loader = make_loader(train_set, share, True, config.seed, config.workers, drop_last=True,
-                         rank=processes.rank, world_size=processes.world_size)
+    device, processes, loader = _prepare(model, losses, train_set, config)
     run = _new_run(model, losses, train_set, config, config.epochs * len(loader), processes.is_main)
     with tensorboard_writer(tensorboard if run.is_main else None) as write:
         done = resume_run(run, checkpoints, resume)
@@ -576,9 +568,7 @@ def fit(
                 means = _train_epoch(run, objective, loader, config, device, epoch, progress)
                 row |= processes.mean(means) | dict(seconds=time.monotonic() - start)
                 row |= _validate_epoch(epoch + 1, model, val_set, config, device, results_file)
-                if 'AP' in row:
-                    progress.say(f"epoch {epoch + 1}/{config.epochs}  loss {row['loss']:.5f}  "
-                                 f"AP {row['AP']:.1f} ({val_set.boxes})")
+                _report(progress, row, config.epochs, val_set)
                 run.rows.append(row)
                 write(row)
                 _visit(after_epoch, run, config, epoch + 1)
@@ -586,6 +576,25 @@ def fit(
     return pd.DataFrame(run.rows)
 
 # %% ../nbs/15_training.ipynb #e7c5a764
+def _report(progress, row, epochs, val_set):
+    "Say what an epoch with a validation brought."
+    if 'AP' in row:
+        progress.say(f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.5f}  "
+                     f"AP {row['AP']:.1f} ({val_set.boxes})")
+
+def _prepare(model, losses, train_set, config):
+    "Move a network and its losses to the device; the processes of the run and its batches."
+    device = pick_device(config.device)
+    processes = join_processes(device)
+    _check_settings(model, losses, config, processes)
+    layout = torch.channels_last if channels_last(config, device) else torch.preserve_format
+    model.to(device, memory_format=layout)
+    losses.to(device)
+    share = config.batch_size // processes.world_size
+    loader = make_loader(train_set, share, True, config.seed, config.workers, drop_last=True,
+                         rank=processes.rank, world_size=processes.world_size)
+    return device, processes, loader
+
 def _check_sets(model, train_set, val_set, config):
     "Raises `ValueError` if data and model do not fit together."
     k, size = model.num_keypoints, tuple(model.variant.input_size)

@@ -156,9 +156,8 @@ def test_eight_frames_from_fit_to_the_mask(people, monkeypatch):
     monkeypatch.setattr(loss_module, "foreground_mask", recorded)
     fsd = dict(loss_vis_token_dist=dict(type="ForegroundTokenDistilLoss"))
     short_run(people, validated=False, settings=dict(epochs=1, batch_size=8) | fsd)
-    for frames in seen:
-        assert frames[-1] == "fit" and len(frames) <= 8, frames
-    assert len(seen) == 1
+    (frames,) = [f for f in seen if "train_step" in f]  # the losses try their settings as well
+    assert frames[-1] == "fit" and len(frames) <= 8, frames
 
 
 @pytest.mark.slow
