@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['AREA_SHARE', 'LSP_KEYPOINTS', 'LSP_SPLITS', 'LSP_LIMBS', 'LSP_TITLE', 'keypoint_category', 'is_whole', 'image_table',
-           'bad_annotation', 'bad_values', 'as_person', 'refuse', 'first_true', 'annotated_people', 'bad_detection',
+           'bad_annotation', 'bad_values', 'as_person', 'refuse', 'annotated_people', 'bad_detection',
            'detected_people', 'People', 'people_arrays', 'PeopleFile', 'jpeg_complete', 'check_whole', 'read_image',
-           'read_lsp_joints', 'lsp_annotation', 'lsp_image', 'convert_lspet']
+           'read_lsp_joints', 'lsp_annotation', 'convert_lspet']
 
 # %% ../nbs/08_annotations.ipynb #86f490ab
 import math
@@ -148,7 +148,7 @@ def refuse(
     if not skip_bad:
         raise ValueError(f"{file}: {fault}; skip_bad=True leaves it out")
 
-def first_true(reasons: dict) -> str | None:
+def _first_true(reasons: dict) -> str | None:
     "The first reason that holds, None if none does."
     return next((reason for reason, holds in reasons.items() if holds), None)
 
@@ -163,8 +163,8 @@ def annotated_people(
     people, skipped, filtered, known = [], [], Counter(), set()
     for a in data['annotations']:
         other = a.get('category_id', category['id']) != category['id']
-        if why := first_true({'other category': other, 'crowd': a.get('iscrowd'),
-                              'no keypoints': a.get('num_keypoints') == 0}):
+        if why := _first_true({'other category': other, 'crowd': a.get('iscrowd'),
+                               'no keypoints': a.get('num_keypoints') == 0}):
             filtered[why] += 1
         elif reason := bad_annotation(a, skeleton.num_keypoints, images, known):
             refuse(path, f"annotation {a.get('id')} {reason}", skip_bad)
@@ -173,7 +173,7 @@ def annotated_people(
             known.add(a['id'])
             person = as_person(a, images[a['image_id']])
             tiny = min(person['box'][2:]) < 1 or person['area'] <= 0
-            if why := first_true({'no keypoints': not person['visible'].any(), 'tiny box': tiny}):
+            if why := _first_true({'no keypoints': not person['visible'].any(), 'tiny box': tiny}):
                 filtered[why] += 1
             else:
                 people.append(person)
@@ -220,8 +220,8 @@ def detected_people(
             continue
         box, score = np.asarray(d['bbox'], np.float64), float(d['score'])
         other = d.get('category_id', category['id']) != category['id']
-        if why := first_true({'other category': other, 'other image': d['image_id'] not in images,
-                              'low score': score < score_threshold, 'tiny box': min(box[2:]) < 1}):
+        if why := _first_true({'other category': other, 'other image': d['image_id'] not in images,
+                               'low score': score < score_threshold, 'tiny box': min(box[2:]) < 1}):
             filtered[why] += 1
         else:
             people.append(dict(ann_id=-1, image_id=d['image_id'], box=box, score=score,
@@ -390,7 +390,7 @@ LSP_LIMBS = [[1, 2], [1, 3], [3, 5], [2, 4], [4, 6], [1, 7], [2, 8], [7, 8], [7,
              [8, 10], [10, 12], [13, 14], [14, 1], [14, 2]]  # for viewers of COCO files
 LSP_TITLE = 'Leeds Sports Pose Extended (Johnson & Everingham, CVPR 2011)'
 
-def lsp_image(path, number):
+def _lsp_image(path, number):
     "The entry of one image."
     height, width = read_image(path).shape[:2]
     return dict(id=number, file_name=path.name, width=width, height=height)
@@ -408,7 +408,7 @@ def convert_lspet(
                     keypoints=list(CROWDPOSE.keypoints), skeleton=LSP_LIMBS)
     for split in splits:
         numbers = [n for n in range(1, len(joints) + 1) if n % 10 in LSP_SPLITS[split]]
-        entries = [lsp_image(Path(images) / f'im{n:05d}.jpg', n) for n in numbers]
+        entries = [_lsp_image(Path(images) / f'im{n:05d}.jpg', n) for n in numbers]
         found = [lsp_annotation(joints[im['id'] - 1], im) for im in entries]
         info = dict(description=f'{LSP_TITLE}, {split} split, as COCO keypoints',
                     url='http://sam.johnson.io/research/lspet.html')
