@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['AREA_SHARE', 'LSP_KEYPOINTS', 'LSP_SPLITS', 'LSP_LIMBS', 'LSP_TITLE', 'keypoint_category', 'is_whole', 'image_table',
            'bad_annotation', 'bad_values', 'as_person', 'refuse', 'annotated_people', 'bad_detection',
-           'detected_people', 'People', 'people_arrays', 'PeopleFile', 'jpeg_complete', 'check_whole', 'read_image',
-           'read_lsp_joints', 'lsp_annotation', 'convert_lspet']
+           'detected_people', 'People', 'people_arrays', 'PeopleFile', 'jpeg_complete', 'read_image', 'read_lsp_joints',
+           'lsp_annotation', 'convert_lspet']
 
 # %% ../nbs/08_annotations.ipynb #86f490ab
 import math
@@ -305,18 +305,6 @@ def jpeg_complete(
         i += 1 if data[i + 1] == 0xFF else 2 + int.from_bytes(data[i + 2:i + 4], 'big')
     return False
 
-def check_whole(
-    data: bytes,  # of an image file
-    path,  # its name, for messages
-):
-    "Raises `ValueError` for a file that is empty or was cut off."
-    if not data:
-        raise ValueError(f"image {path} is empty (0 bytes)")
-    if data[:2] == b'\xff\xd8' and not jpeg_complete(data):
-        raise ValueError(f"image {path} is cut off: the JPEG has no end")
-    if data[:4] == b'\x89PNG' and b'IEND' not in data[-4096:]:
-        raise ValueError(f"image {path} is cut off: the PNG has no end")
-
 # %% ../nbs/08_annotations.ipynb #5b13517c
 def read_image(
     path,  # an image file
@@ -327,7 +315,12 @@ def read_image(
         data = Path(path).read_bytes()
     except FileNotFoundError as e:
         raise FileNotFoundError(f"no image {path}") from e
-    check_whole(data, path)
+    if not data:
+        raise ValueError(f"image {path} is empty (0 bytes)")
+    if data[:2] == b'\xff\xd8' and not jpeg_complete(data):
+        raise ValueError(f"image {path} is cut off: the JPEG has no end")
+    if data[:4] == b'\x89PNG' and b'IEND' not in data[-4096:]:
+        raise ValueError(f"image {path} is cut off: the PNG has no end")
     buffer = np.frombuffer(data, np.uint8)
     image = cv2.imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
