@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['AREA_SHARE', 'LSP_KEYPOINTS', 'LSP_SPLITS', 'LSP_LIMBS', 'LSP_TITLE', 'keypoint_category', 'is_whole', 'image_table',
-           'bad_annotation', 'bad_values', 'as_person', 'refuse', 'first_true', 'annotated_people', 'bad_detection',
-           'detected_people', 'People', 'people_arrays', 'PeopleFile', 'jpeg_complete', 'check_whole', 'read_image',
-           'read_lsp_joints', 'lsp_annotation', 'lsp_image', 'convert_lspet']
+           'bad_annotation', 'bad_values', 'as_person', 'refuse', 'annotated_people', 'bad_detection',
+           'detected_people', 'People', 'people_arrays', 'PeopleFile', 'jpeg_complete', 'read_image', 'read_lsp_joints',
+           'lsp_annotation', 'convert_lspet']
 
 # %% ../nbs/08_annotations.ipynb #86f490ab
 import math
@@ -148,7 +148,7 @@ def refuse(
     if not skip_bad:
         raise ValueError(f"{file}: {fault}; skip_bad=True leaves it out")
 
-def first_true(reasons: dict) -> str | None:
+def _first_true(reasons: dict) -> str | None:
     "The first reason that holds, None if none does."
     return next((reason for reason, holds in reasons.items() if holds), None)
 
@@ -163,8 +163,8 @@ def annotated_people(
     people, skipped, filtered, known = [], [], Counter(), set()
     for a in data['annotations']:
         other = a.get('category_id', category['id']) != category['id']
-        if why := first_true({'other category': other, 'crowd': a.get('iscrowd'),
-                              'no keypoints': a.get('num_keypoints') == 0}):
+        if why := _first_true({'other category': other, 'crowd': a.get('iscrowd'),
+                               'no keypoints': a.get('num_keypoints') == 0}):
             filtered[why] += 1
         elif reason := bad_annotation(a, skeleton.num_keypoints, images, known):
             refuse(path, f"annotation {a.get('id')} {reason}", skip_bad)
@@ -173,7 +173,7 @@ def annotated_people(
             known.add(a['id'])
             person = as_person(a, images[a['image_id']])
             tiny = min(person['box'][2:]) < 1 or person['area'] <= 0
-            if why := first_true({'no keypoints': not person['visible'].any(), 'tiny box': tiny}):
+            if why := _first_true({'no keypoints': not person['visible'].any(), 'tiny box': tiny}):
                 filtered[why] += 1
             else:
                 people.append(person)
@@ -220,8 +220,8 @@ def detected_people(
             continue
         box, score = np.asarray(d['bbox'], np.float64), float(d['score'])
         other = d.get('category_id', category['id']) != category['id']
-        if why := first_true({'other category': other, 'other image': d['image_id'] not in images,
-                              'low score': score < score_threshold, 'tiny box': min(box[2:]) < 1}):
+        if why := _first_true({'other category': other, 'other image': d['image_id'] not in images,
+                               'low score': score < score_threshold, 'tiny box': min(box[2:]) < 1}):
             filtered[why] += 1
         else:
             people.append(dict(ann_id=-1, image_id=d['image_id'], box=box, score=score,
@@ -305,18 +305,6 @@ def jpeg_complete(
         i += 1 if data[i + 1] == 0xFF else 2 + int.from_bytes(data[i + 2:i + 4], 'big')
     return False
 
-def check_whole(
-    data: bytes,  # of an image file
-    path,  # its name, for messages
-):
-    "Raises `ValueError` for a file that is empty or was cut off."
-    if not data:
-        raise ValueError(f"image {path} is empty (0 bytes)")
-    if data[:2] == b'\xff\xd8' and not jpeg_complete(data):
-        raise ValueError(f"image {path} is cut off: the JPEG has no end")
-    if data[:4] == b'\x89PNG' and b'IEND' not in data[-4096:]:
-        raise ValueError(f"image {path} is cut off: the PNG has no end")
-
 # %% ../nbs/08_annotations.ipynb #5b13517c
 def read_image(
     path,  # an image file
@@ -327,7 +315,12 @@ def read_image(
         data = Path(path).read_bytes()
     except FileNotFoundError as e:
         raise FileNotFoundError(f"no image {path}") from e
-    check_whole(data, path)
+    if not data:
+        raise ValueError(f"image {path} is empty (0 bytes)")
+    if data[:2] == b'\xff\xd8' and not jpeg_complete(data):
+        raise ValueError(f"image {path} is cut off: the JPEG has no end")
+    if data[:4] == b'\x89PNG' and b'IEND' not in data[-4096:]:
+        raise ValueError(f"image {path} is cut off: the PNG has no end")
     buffer = np.frombuffer(data, np.uint8)
     image = cv2.imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
@@ -390,7 +383,7 @@ LSP_LIMBS = [[1, 2], [1, 3], [3, 5], [2, 4], [4, 6], [1, 7], [2, 8], [7, 8], [7,
              [8, 10], [10, 12], [13, 14], [14, 1], [14, 2]]  # for viewers of COCO files
 LSP_TITLE = 'Leeds Sports Pose Extended (Johnson & Everingham, CVPR 2011)'
 
-def lsp_image(path, number):
+def _lsp_image(path, number):
     "The entry of one image."
     height, width = read_image(path).shape[:2]
     return dict(id=number, file_name=path.name, width=width, height=height)
@@ -408,7 +401,7 @@ def convert_lspet(
                     keypoints=list(CROWDPOSE.keypoints), skeleton=LSP_LIMBS)
     for split in splits:
         numbers = [n for n in range(1, len(joints) + 1) if n % 10 in LSP_SPLITS[split]]
-        entries = [lsp_image(Path(images) / f'im{n:05d}.jpg', n) for n in numbers]
+        entries = [_lsp_image(Path(images) / f'im{n:05d}.jpg', n) for n in numbers]
         found = [lsp_annotation(joints[im['id'] - 1], im) for im in entries]
         info = dict(description=f'{LSP_TITLE}, {split} split, as COCO keypoints',
                     url='http://sam.johnson.io/research/lspet.html')

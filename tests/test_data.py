@@ -248,8 +248,7 @@ BAD_ANNOTATIONS = {
     r"lacks \['keypoints'\]": lambda a: a.pop('keypoints'),
     r"lacks \['bbox'\]": lambda a: a.update(bbox=None),
     'belongs to image 99': lambda a: a.update(image_id=99),
-    'keypoints or an area that are not finite':
-        lambda a: a['keypoints'].__setitem__(3, float('nan')),
+    'an area that are not finite': lambda a: a['keypoints'].__setitem__(3, float('nan')),
     'not four finite numbers': lambda a: a.update(bbox=[0, 0, float('inf'), 5]),
     'wholly outside the 160x140 image': lambda a: a.update(bbox=[500, 0, 30, 30]),
     'negative size': lambda a: a.update(bbox=[50, 50, -30, 30]),
@@ -287,8 +286,7 @@ def test_bad_annotation_file_is_named(toy, message):
         toy.dataset(toy.changed(BAD_FILES[message]))
 
 
-JUNK = [None, 'x', [], {}, -1, 0, 2**70, 1e308, float('nan'), True, [[1]], ['a'], {'a': 1},
-        [None] * 4]
+JUNK = [None, 'x', [], {}, -1, 0, 2**70, 1e308, np.nan, True, [[1]], ['a'], {'a': 1}, [None] * 4]
 
 
 @pytest.mark.parametrize('junk', JUNK, ids=repr)
