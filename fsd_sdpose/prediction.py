@@ -28,7 +28,8 @@ from .annotations import read_image
 from .checkpoints import load_weights
 from .data import IMAGENET_MEAN, IMAGENET_STD, to_input
 from .evaluation import inference, oks_nms, person_scores
-from .files import write_json
+from .drawing import draw_pose
+from .files import replacing, write_json
 from .heatmaps import decode, flip_merge
 from .models import SDPose, VARIANTS, load_released, sdpose
 from .skeletons import SKELETONS, Skeleton
@@ -247,24 +248,8 @@ def draw_people(
         if boxes:
             x, y, w, h = (int(round(v)) for v in p['box'])
             cv2.rectangle(picture, (x, y), (x + w, y + h), (255, 255, 255), width)
-        _draw_pose(picture, np.clip(k[:, :2], -1e4, 1e4), k[:, 2] > threshold, s, width)
+        picture = draw_pose(picture, k[:, :2], k[:, 2] > threshold, s, width)
     return picture
-
-# %% ../nbs/21_prediction.ipynb #e1c7bb6f
-def _draw_pose(picture, joints, seen, skeleton, width):
-    "Limbs and joints of a person, in place; coordinates are rounded to a sixteenth of a pixel."
-    sides = dict(left=(230, 159, 0), right=(86, 180, 233))
-    def colour(name):
-        return next((sides[s] for s in sides if name.startswith(s)), (240, 228, 66))
-    points = [tuple(int(round(16 * v)) for v in p) for p in joints]
-    for a, b in skeleton.limb_index:
-        start, end = skeleton.keypoints[a], skeleton.keypoints[b]
-        name = start if start.split('_')[0] == end.split('_')[0] else 'middle'
-        if seen[a] and seen[b]:
-            cv2.line(picture, points[a], points[b], colour(name), width, cv2.LINE_AA, 4)
-    for k, name in enumerate(skeleton.keypoints):
-        if seen[k]:
-            cv2.circle(picture, points[k], 16 * width, colour(name), -1, cv2.LINE_AA, 4)
 
 # %% ../nbs/21_prediction.ipynb #52e57114
 def write_people(
@@ -288,20 +273,8 @@ def write_picture(
     path = Path(path)
     if path.suffix.lower() != '.png':
         raise ValueError(f"pictures are written as .png, not {path.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _replacing(path) as part:
+    with replacing(path) as part:
         part.write_bytes(cv2.imencode('.png', load_picture(picture)[..., ::-1])[1].tobytes())
-
-# %% ../nbs/21_prediction.ipynb #eac07558
-@contextmanager
-def _replacing(path):
-    "A temporary path that replaces `path` once written; nothing stays behind if that fails."
-    part = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 # %% ../nbs/21_prediction.ipynb #faba8d36
 class OneCycle(nn.Module):
@@ -348,8 +321,7 @@ def export_onnx(
                                     output_names=['heatmaps'], verbose=False).model_proto
     _describe_onnx(content, dict(input_size=size, mean=IMAGENET_MEAN, std=IMAGENET_STD,
                                  keypoints=skeleton.keypoints))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _replacing(path) as part:
+    with replacing(path) as part:
         part.write_bytes(content.SerializeToString())
         if find_spec('onnxruntime'):
             check_onnx(part, cycle, size, tolerance)

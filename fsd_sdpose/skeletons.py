@@ -7,7 +7,8 @@ __all__ = ['COCO', 'CROWDPOSE', 'SKELETONS', 'Skeleton', 'skeleton_for']
 
 # %% ../nbs/01_skeletons.ipynb #3636ba74
 from dataclasses import dataclass
-from difflib import get_close_matches
+
+from .files import known
 
 # %% ../nbs/01_skeletons.ipynb #559273ee
 @dataclass(frozen=True)
@@ -30,10 +31,8 @@ class Skeleton:
     def index(self,
         name: str,  # a keypoint name
     ) -> int:  # its position, 0..K-1
-        "Position of keypoint `name`; raises `KeyError` for an unknown name."
-        if name not in self.keypoints:
-            near = get_close_matches(name, self.keypoints, 1)
-            raise KeyError(f"skeleton '{self.name}' has no keypoint '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+        "Position of keypoint `name`; raises `ValueError` for an unknown name."
+        known(name, self.keypoints, f"keypoint of the skeleton '{self.name}'")
         return self.keypoints.index(name)
 
     @property

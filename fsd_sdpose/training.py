@@ -552,8 +552,7 @@ def fit(
     "Train a model; raises `FloatingPointError` naming term, cycle, epoch and step on divergence."
     config = config or TrainConfig()
     losses = build_losses(config) if losses is None else losses
-    _check_sets(model, train_set, val_set, config)
-    device, processes, loader = _prepare(model, losses, train_set, config)
+    device, processes, loader = _prepare(model, losses, train_set, val_set, config)
     run = _new_run(model, losses, train_set, config, config.epochs * len(loader), processes.is_main)
     with tensorboard_writer(tensorboard if run.is_main else None) as write:
         done = resume_run(run, checkpoints, resume)
@@ -582,8 +581,9 @@ def _report(progress, row, epochs, val_set):
         progress.say(f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.5f}  "
                      f"AP {row['AP']:.1f} ({val_set.boxes})")
 
-def _prepare(model, losses, train_set, config):
+def _prepare(model, losses, train_set, val_set, config):
     "Move a network and its losses to the device; the processes of the run and its batches."
+    _check_sets(model, train_set, val_set, config)
     device = pick_device(config.device)
     processes = join_processes(device)
     _check_settings(model, losses, config, processes)
