@@ -27,11 +27,11 @@ import fsd_sdpose
 from .annotations import read_image
 from .checkpoints import load_weights
 from .data import IMAGENET_MEAN, IMAGENET_STD, to_input
-from .evaluation import inference, oks_nms, person_scores
 from .drawing import draw_pose
+from .evaluation import inference, oks_nms, person_scores
 from .files import replacing, write_json
 from .heatmaps import decode, flip_merge
-from .models import SDPose, VARIANTS, load_released, sdpose
+from .models import VARIANTS, SDPose, load_released, sdpose
 from .skeletons import SKELETONS, Skeleton
 
 # %% ../nbs/21_prediction.ipynb #10be1e6a
@@ -148,8 +148,7 @@ def skeleton_of(
     return skeleton
 
 # %% ../nbs/21_prediction.ipynb #90d4c6b2
-from .crops import box_to_center_scale, crop_matrix, invert_matrix, reach
-from .crops import warp_rect
+from .crops import box_to_center_scale, crop_matrix, invert_matrix, reach, warp_rect
 
 # %% ../nbs/21_prediction.ipynb #d5b27311
 def crop_people(

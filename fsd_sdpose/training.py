@@ -36,7 +36,7 @@ from fsd_sdpose.losses import (
     build_loss,
 )
 from .masks import REMEDY
-from .models import CycleOutput, VARIANTS, try_compiled
+from .models import VARIANTS, CycleOutput, try_compiled
 from .processes import distribute, join_processes, on_device, pick_device
 
 # %% ../nbs/15_training.ipynb #318e91f6
@@ -262,7 +262,8 @@ def gradient_ratios(
                 squares[part] = squares[part] + gradient.float().square().sum()
         norms[name] = {part: square.sqrt() for part, square in squares.items()}
     whole = {part: norm.where(norm > 0, math.nan) for part, norm in norms.pop('heatmap').items()}
-    return {f'grad_{name}{part}': norms[name][part] / whole[part] for part in parts for name in norms}
+    return {f'grad_{name}{part}': norms[name][part] / whole[part]
+            for part in parts for name in norms}
 
 # %% ../nbs/15_training.ipynb #c732f288
 def train_step(

@@ -56,7 +56,7 @@ PLOT = "#| label: fig-one\n#| fig-cap: A point of $x$ pixels.\nplot_it()"
 LENGTHS = notebook(
     prose("# Lengths\n\n> Lengths and their scaling."), code("#| default_exp lengths"),
     code("#| export\nimport math"), prose(SCALING), code(FUNCTION), code(CLASS),
-    code("#| exports\ndef _secret(x): return x"),
+    code("#| exports\ndef _formula(x): return x"),
     code("#| export\nUNIT = 'px'  # the unit of every length"),
     code("study: str = 'demo'", tags=["parameters"]), code(PLOT, FIGURE),
     code("#| hide\nimport nbdev; nbdev.nbdev_export()"))
@@ -139,7 +139,7 @@ def test_hidden_cells_go_and_definitions_stay():
                  "{py:data} UNIT", ":value: \"'px'\"", "the unit of every length"):
         assert part in text, part
     tags = {c["source"]: c["metadata"]["tags"] for c in cells if c["cell_type"] == "code"}
-    assert tags == {"def _secret(x): return x": ["hide-input"],
+    assert tags == {"def _formula(x): return x": [],
                     "study: str = 'demo'": ["parameters"], "plot_it()": []}
 
 

@@ -49,8 +49,9 @@ def test_the_guides_dictionaries_build_and_run(method, tmp_path):
 
 def papermill(notebook, out, *arguments, cwd):
     env = os.environ | dict(PYTHONPATH=str(ROOT))
+    path = str(ROOT / "nbs/experiments" / notebook)
     command = [sys.executable, "-m", "papermill", "--no-progress-bar",
-               "--start-timeout", str(LIMIT), str(ROOT / "nbs/experiments" / notebook), str(out), *arguments]
+               "--start-timeout", str(LIMIT), path, str(out), *arguments]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=LIMIT)
 
 

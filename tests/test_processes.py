@@ -13,8 +13,8 @@ from conftest import LIMIT, ROOT
 from fsd_sdpose import training
 from fsd_sdpose.evaluation import read_ground_truth
 from fsd_sdpose.models import sdpose
-from fsd_sdpose.synthetic import make_dataset
 from fsd_sdpose.processes import Processes, join_processes
+from fsd_sdpose.synthetic import make_dataset
 from fsd_sdpose.training import fit, make_config
 
 # the address is given, because a machine need not know itself by its own name

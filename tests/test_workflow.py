@@ -43,8 +43,8 @@ def test_one_job_per_run_and_per_point(tmp_path):
     "A sweep's point that changes nothing is the study's run; data is prepared once for all."
     text, code = workflow(tmp_path, "all", dry=True, methods="baseline fsd token_detached",
                           seeds="0 3", sweeps="foreground_weight")
-    points = {p.label for p in SWEEPS["foreground_weight"] if p.overrides}
-    assert len(points) == len(SWEEPS["foreground_weight"]) - 1
+    points = {p.label for p in SWEEPS["foreground_weight"].points if p.overrides}
+    assert len(points) == len(SWEEPS["foreground_weight"].points) - 1
     runs = {"runs/baseline", "runs/fsd", "runs/token_detached",
             *(f"sweeps/foreground_weight/{label}" for label in points)}
     folders = {f"{run}-seed{seed}" for run in runs for seed in (0, 3)}
