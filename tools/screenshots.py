@@ -1,8 +1,6 @@
-"""Pictures of the rendered pages, to look at: light and dark at 1280 px, light at 390 px.
+"""Pictures of the rendered pages, to look at, in _docs/screenshots: at 1280 px, dark, at 390 px.
 
 usage: python tools/screenshots.py [PAGE ...]    (as index or experiments/fsd; none named: all)
-
-They go to _docs/screenshots. Needs playwright and a Chromium, on the path or named by CHROMIUM.
 """
 import os
 import shutil
@@ -41,23 +39,18 @@ def served(folder: Path):
         server.shutdown()
 
 
-def pages(names: list[str]) -> list[str]:
-    "Paths of the pages to show; stops where one does not exist."
-    found = {p.relative_to(HTML).with_suffix("").as_posix() for p in HTML.rglob("*.html")
-             if not {"_static", "_modules"} & set(p.parts)}
-    if not found:
-        sys.exit("no site: run `make docs` first")
-    if unknown := set(names) - found:
-        sys.exit(f"no page {', '.join(sorted(unknown))}")
-    return sorted(names or found)
-
-
 def main(names: list[str]):
     "Show the pages named, or all."
     from playwright.sync_api import sync_playwright
-    wanted = pages(names)
+    found = {p.relative_to(HTML).with_suffix("").as_posix() for p in HTML.rglob("*.html")
+             if not {"_static", "_modules"} & {*p.parts}}
+    if not found:
+        sys.exit("no site: run `make docs` first")
+    if unknown := ", ".join(sorted(set(names) - found)):
+        sys.exit(f"no page {unknown}")
     if not CHROMIUM:
         sys.exit("no Chromium: install one, or name it by CHROMIUM=/path/to/it")
+    wanted = sorted(names or found)
     OUT.mkdir(parents=True, exist_ok=True)
     with served(HTML) as address, sync_playwright() as p:
         options = ["--no-sandbox", "--disable-gpu"]
