@@ -16,7 +16,8 @@ import json
 import re
 import tokenize
 from dataclasses import dataclass, field
-from fnmatch import filter, fnmatch
+from fnmatch import filter as matching
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
@@ -159,7 +160,7 @@ def entries(
 _PROSE = re.compile(r"""
     ^(?P<fence>`{3,}|~{3,}).*?^(?P=fence)\s*?$ | ^\#+\s.*?$  # kept: code blocks, headings,
   | \{[\w:-]+\}`[^`]+` | ``.+?`` | !?\[[^\]]*\]\([^)]*\)     # roles, code, links,
-  | (?<!\$)\$[^$\n]+\$(?!\$)                                # formulas
+  | (?<!\$)\$[^$\n]+\$(?!\$)                                 # formulas
   | \$\$ (?P<equation>.*?) \$\$ (?: [ \t]* \{\#(?P<label>[\w-]+)\} )?
   | ` (?P<name>[A-Za-z_][\w.]*(?:\(\))?) ` | `[^`\n]+`
   | (?<=\w) (?P<times>\*) (?=\w) | (?P<angle><) (?=[A-Za-z/])
@@ -219,23 +220,20 @@ def convert(
     text = partial(rewrite, keys=keys, html=False)
     module, cells = "", []
     for cell in notebook["cells"]:
+        directives, code = split_directives(cell["source"])
         if cell["cell_type"] == "markdown":
             cells.append(new_markdown_cell(rewrite(cell["source"], keys)))
-        if cell["cell_type"] != "code":
-            continue
-        directives, code = split_directives(cell["source"])
-        if "default_exp" in directives:
+        elif "default_exp" in directives:
             module = directives["default_exp"]
             cells.append(new_markdown_cell(f"```{{py:module}} {library}.{module}\n```"))
-        if is_hidden(directives):
-            continue
-        exported = directives.get("export", directives.get("exports"))
-        defined = [] if exported is None else entries(code)
-        cells += [new_markdown_cell(entry.markdown(f"{library}.{exported or module}", text))
-                  for entry in defined]
-        too_long = any(e.kind == "data" and not e.options for e in defined)  # for its entry
-        if code.strip() and ("export" not in directives or too_long):
-            cells.append(_shown(cell, directives, code, text))
+        elif cell["cell_type"] == "code" and not is_hidden(directives):
+            exported = directives.get("export", directives.get("exports"))
+            defined = [] if exported is None else entries(code)
+            cells += [new_markdown_cell(entry.markdown(f"{library}.{exported or module}", text))
+                      for entry in defined]
+            too_long = any(e.kind == "data" and not e.options for e in defined)  # for its entry
+            if code.strip() and ("export" not in directives or too_long):
+                cells.append(_shown(cell, directives, code, text))
     return notebook | {"cells": cells}
 
 
@@ -267,7 +265,7 @@ def toctrees(
     "Hidden tables of contents; pages that fit nowhere go under `More`."
     left, found = sorted(pages), []
     for caption, patterns in [*groups, ("More", ["*"])]:
-        chosen = list(dict.fromkeys(p for pattern in patterns for p in filter(left, pattern)))
+        chosen = list(dict.fromkeys(p for pattern in patterns for p in matching(left, pattern)))
         left = [p for p in left if p not in chosen]
         if chosen:
             names = "\n".join(chosen)
@@ -316,9 +314,7 @@ def _accessible(app, pagename, templatename, context, doctree):
         context["body"] = repaired(context["body"])
 
 
-def repaired(
-    html: str,  # of a page's text
-) -> str:  # the same for screen readers and keyboards
+def repaired(html: str) -> str:
     "The arguments of signatures and the references as plain blocks; equations with one anchor."
     def blocks(match):
         return '<div class="sig-params">' + re.sub(r"(</?)d[ld]\b", r"\1div", match[1]) + "</div>"

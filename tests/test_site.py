@@ -218,30 +218,26 @@ def test_the_check_of_numbers_itself(html, good):
 # ------------------------------------------------------------------------------------ in a browser
 
 @pytest.fixture(scope="module")
-def site():
-    with served(HTML) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
 def browser():
+    "A browser's context, and the address of the site."
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not CHROMIUM:
         pytest.skip("no Chromium on this machine: install one, or name it by CHROMIUM=/path/to/it")
     options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with api.sync_playwright() as p:
+    with served(HTML) as site, api.sync_playwright() as p:
         chromium = p.chromium.launch(executable_path=CHROMIUM, args=options, timeout=1000 * LIMIT)
         viewport = {"width": 1280, "height": 900}
         context = chromium.new_context(viewport=viewport, reduced_motion="reduce")
         context.set_default_timeout(1000 * LIMIT)
-        yield context
+        yield context, site
         chromium.close()
 
 
 @pytest.fixture
-def visit(site, browser):
+def visit(browser):
     "Opens a page of the site; at the end of the test nothing may have gone wrong on it."
-    page, events = browser.new_page(), []
+    context, site = browser
+    page, events = context.new_page(), []
     local = (site, "data:", "blob:")
     page.on("console", lambda e: events.append((e.type == "error", f"console: {e.text}")))
     page.on("pageerror", lambda e: events.append((True, f"script: {e}")))
@@ -250,7 +246,7 @@ def visit(site, browser):
     page.on("response", lambda e: events.append((e.status >= 400, f"{e.status}: {e.url}")))
 
     def go(name):
-        page.goto(f"{site}/{name}", wait_until="load")
+        page.goto(f"{site}/{name}")
         page.evaluate(SETTLE, "light")
         return page
     yield go
