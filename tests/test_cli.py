@@ -80,7 +80,7 @@ def test_a_run_and_its_record(tmp_path):
 @pytest.mark.parametrize("arguments, message", [
     ("data show absent.json", "no file absent.json"),
     ("data make x --images 0", "num_images is a whole number between 1 and 1000000, not 0"),
-    ("train demo fsd --set epochs", "--set needs name=value"),
+    ("train demo fsd --set epochs", "a setting is name=value"),
     ("train demo fsd --set epochs=2", "say where to write it"),
     ("evaluate absent.json absent.json", "no file absent.json"),
     ("predict absent.jpg --out .", "no image absent.jpg"),
