@@ -216,8 +216,7 @@ class Objective(nn.Module):
     ):
         super().__init__()
         self.model, self.losses, self.config = model, losses, config
-        uncompiled = partial(self.forward, plain=True)
-        self.compiled = try_compiled(uncompiled) if config.compile else None
+        self.compiled = try_compiled(partial(self.forward, plain=True)) if config.compile else None
 
     def forward(self,
         images: Tensor,  # (N,3,H,W) from `to_input`, on the model's device, as are the joints
@@ -262,7 +261,8 @@ def gradient_ratios(
                 squares[part] = squares[part] + gradient.float().square().sum()
         norms[name] = {part: square.sqrt() for part, square in squares.items()}
     whole = {part: norm.where(norm > 0, math.nan) for part, norm in norms.pop('heatmap').items()}
-    return {f'grad_{name}{part}': norms[name][part] / whole[part] for part in parts for name in norms}
+    return {f'grad_{name}{part}': norms[name][part] / whole[part]
+            for part in parts for name in norms}
 
 # %% ../nbs/15_training.ipynb #c732f288
 def train_step(
@@ -592,11 +592,10 @@ def _check_sets(model, train_set, val_set, config):
     for name, data in (('training', train_set), ('validation', val_set)):
         if data is None:
             continue
-        skeleton = data.skeleton
-        if skeleton.num_keypoints != k:
-            n = skeleton.num_keypoints
-            raise ValueError(f"the {name} set has {n} keypoints ('{skeleton.name}'), "
-                             f"the model {k}; make it with num_keypoints={n}")
+        n, kind = data.skeleton.num_keypoints, data.skeleton.name
+        if n != k:
+            raise ValueError(f"the {name} set has {n} keypoints ('{kind}'), the model {k}; "
+                             f"make it with num_keypoints={n}")
         if tuple(data.input_size) != size:
             raise ValueError(
                 f"the {name} set gives crops of {tuple(data.input_size)}, the model takes {size}; "
