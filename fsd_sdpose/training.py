@@ -336,31 +336,30 @@ class LateLog:
         self.names = list(values)
         self.waiting.append(torch.stack(list(values.values())))
         if len(self.waiting) == self.block:
-            self._read()
-            self._send()
+            self._advance()
 
-    def _send(self):
-        block = torch.stack(self.waiting)
-        values = block.to('cpu', non_blocking=True)
-        arrived = torch.cuda.current_stream(block.device).record_event() if block.is_cuda else None
-        self.sent, self.waiting = [(values, arrived)], []
-
-    def _read(self):
+    def _advance(self):
+        "Read the block that was sent before, and send the one that waits."
         for values, arrived in self.sent:
             if arrived:
                 arrived.synchronize()
             self.check(sum(map(len, self.rows)), self.names, values)
             self.rows.append(values)
-        self.sent = []
+        self.sent = [_to_host(torch.stack(self.waiting))] if self.waiting else []
+        self.waiting = []
 
     def means(self) -> dict[str, float]:
         "Read the rest; return the mean of each value over the steps."
-        self._read()
-        if self.waiting:
-            self._send()
-        self._read()
+        self._advance()
+        self._advance()
         columns = torch.cat(self.rows).T
         return {k: v.contiguous().mean().item() for k, v in zip(self.names, columns, strict=True)}
+
+# %% ../nbs/15_training.ipynb #6fd58567
+def _to_host(block):
+    "A copy on the host, and the event to wait for before it is read."
+    copy = block.to('cpu', non_blocking=True)
+    return copy, torch.cuda.current_stream(block.device).record_event() if block.is_cuda else None
 
 # %% ../nbs/15_training.ipynb #77593ea1
 def _check_steps(epoch, steps, first, names, values):
