@@ -93,6 +93,7 @@ def _load_state(run, path):
     torch.set_rng_state(state['random']['cpu'])
     torch.cuda.set_rng_state_all(state['random']['cuda'][:torch.cuda.device_count()])
 
+# %% ../nbs/13_checkpoints.ipynb #918c48cc
 def _check_same(path, before, now):
     "Raises `ValueError` naming the settings that differ."
     differ = [f"{k} was {before.get(k, 'not set')!r} and is {now.get(k, 'not set')!r}"
