@@ -589,7 +589,8 @@ def draw_decoy(
         q = p + size * rng.uniform(.7, 1.1) * np.array([math.cos(turn), math.sin(turn), 0])
         radii = (r, r * .75, r * .05)
         draw_limb(layer, p, q, radii, cloth, cut=cut, paint2=skin, grain=60 / size)
-        p, r, cut, turn = q, r * .75, cut - 1, turn + rng.normal(0, .9)
+        p, turn = q, turn + rng.normal(0, .9)
+        r, cut = r * .75, cut - 1
 
 # %% ../nbs/07_synthetic.ipynb #329d89d5
 def draw_background(
