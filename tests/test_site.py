@@ -284,6 +284,18 @@ def test_page_loads(visit, name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_code_does_not_scroll_sideways(visit, name):
+    "Lines of 100 characters fit in a window of 1280 px, folded source too."
+    page = visit(name)
+    page.evaluate("() => document.querySelectorAll('details').forEach(e => { e.open = true })")
+    wide = page.evaluate("() => [...document.querySelectorAll('.cell_input pre')]"
+                         ".filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.innerText)")
+    longest = [max(code.splitlines(), key=len) for code in wide]
+    assert not wide, f"code is wider than its block, by its longest lines: {longest}"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*DOCUMENTS, *SOURCES[-1:], "search.html"])
 def test_page_is_accessible(visit, name):
     "axe finds nothing serious or critical; contrast in the light and in the dark."

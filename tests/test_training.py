@@ -19,7 +19,7 @@ from fsd_sdpose.data import PoseDataset
 from fsd_sdpose.evaluation import evaluate
 from fsd_sdpose.experiments import run_experiment, subset_file, weights_digest
 from fsd_sdpose.models import sdpose
-from fsd_sdpose.studies import METHODS
+from fsd_sdpose.studies import METHODS, resolve_loss
 from fsd_sdpose.synthetic import make_dataset
 from fsd_sdpose.tables import gather
 from fsd_sdpose.training import build_losses, fit, make_config, validate
@@ -145,7 +145,8 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_eight_frames_from_fit_to_the_mask(people, monkeypatch):
+@pytest.mark.parametrize("method", ["fsd", "dynamic"])
+def test_eight_frames_from_fit_to_the_mask(people, monkeypatch, method):
     "One plain loop: few functions lie between what a user calls and what FSD is about."
     library, seen = Path(loss_module.__file__).parent, []
     def recorded(*args, **kwargs):
@@ -154,8 +155,9 @@ def test_eight_frames_from_fit_to_the_mask(people, monkeypatch):
         return mask(*args, **kwargs)
     mask = loss_module.foreground_mask
     monkeypatch.setattr(loss_module, "foreground_mask", recorded)
-    fsd = dict(loss_vis_token_dist=dict(type="ForegroundTokenDistilLoss"))
-    short_run(people, validated=False, settings=dict(epochs=1, batch_size=8) | fsd)
+    loss = resolve_loss(METHODS[method].visual, 17, 1)
+    settings = dict(epochs=1, batch_size=8, loss_vis_token_dist=loss)
+    short_run(people, validated=False, settings=settings)
     (frames,) = [f for f in seen if "train_step" in f]  # the losses try their settings as well
     assert frames[-1] == "fit" and len(frames) <= 8, frames
 
