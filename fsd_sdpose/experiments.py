@@ -46,7 +46,7 @@ from fsd_sdpose.losses import (
     relative_weights,
 )
 from .masks import foreground_mask, token_weights
-from .models import SDPose, VARIANTS, sdpose
+from .models import VARIANTS, SDPose, sdpose
 from .probes import probe
 from .processes import Processes, join_processes, pick_device
 from .studies import METHODS, STUDIES, Study, resolve_loss, run_folder

@@ -31,7 +31,7 @@ from .drawing import draw_pose
 from .evaluation import inference, oks_nms, person_scores
 from .files import replacing, write_json
 from .heatmaps import decode, flip_merge
-from .models import SDPose, VARIANTS, load_released, sdpose
+from .models import VARIANTS, SDPose, load_released, sdpose
 from .skeletons import SKELETONS, Skeleton
 
 # %% ../nbs/21_prediction.ipynb #10be1e6a

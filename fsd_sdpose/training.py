@@ -36,7 +36,7 @@ from fsd_sdpose.losses import (
     build_loss,
 )
 from .masks import REMEDY
-from .models import CycleOutput, VARIANTS, try_compiled
+from .models import VARIANTS, CycleOutput, try_compiled
 from .processes import distribute, join_processes, on_device, pick_device
 
 # %% ../nbs/15_training.ipynb #318e91f6

@@ -4,6 +4,7 @@ usage: python tools/pages.py [NAME...]    (none named: all)
        python tools/pages.py --check      (are the pages what the templates say? nothing is run)
 """
 import copy
+import os
 import re
 import sys
 from pathlib import Path
@@ -54,6 +55,7 @@ def wrong() -> list[str]:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the runs of the records
     names = sys.argv[1:]
     if names == ["--check"]:
         if stale := wrong():

@@ -27,6 +27,7 @@ def run(path: Path) -> None:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     for file in [Path(argument).resolve() for argument in sys.argv[1:]] or NOTEBOOKS:
         run(file)
