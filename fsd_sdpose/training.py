@@ -596,6 +596,7 @@ def _prepare(model, losses, train_set, val_set, config):
                          rank=processes.rank, world_size=processes.world_size)
     return device, processes, loader
 
+# %% ../nbs/15_training.ipynb #a7e1443e
 def _check_sets(model, train_set, val_set, config):
     "Raises `ValueError` if data and model do not fit together."
     k, size = model.num_keypoints, tuple(model.variant.input_size)

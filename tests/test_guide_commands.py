@@ -74,7 +74,7 @@ def test_make(words):
     assert targets and set(targets) <= TARGETS and set(settings) <= VARIABLES
     assert settings.get("STUDY", "demo") in STUDIES
     check = (ROOT / "tools/check.py").read_text(encoding="utf-8")
-    steps = re.findall(r"(\w+)=", re.search(r"^STEPS = dict\((.*)\)$", check, flags=re.M)[1])
+    steps = re.findall(r"(\w+)=", re.search(r"^STEPS = dict\((.*?)\)$", check, flags=re.M | re.S)[1])
     for name, known in dict(METHODS=METHODS, SWEEPS={*SWEEPS, "all"}, STEPS=steps).items():
         assert set(settings.get(name, "").split()) <= set(known)
     numbers = f"{settings.get('SEEDS', '')} {settings.get('THREADS', '')}"

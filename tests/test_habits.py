@@ -277,7 +277,8 @@ def test_dev_container():
 
 def test_every_network_has_a_card_in_the_wheel():
     networks = sorted((ROOT / "fsd_sdpose").rglob("*.safetensors"))
-    (globs,) = re.findall(r'package_data=\{cfg\["lib_path"\]: (\[.*?\])\}', text("setup.py"))
+    data = r'package_data=\{cfg\["lib_path"\]: (\[.*?\])\}'
+    (globs,) = re.findall(data, text("setup.py"), flags=re.S)
     assert networks
     for file in (n.with_suffix(s) for n in networks for s in (".safetensors", ".json", ".md")):
         name = file.relative_to(ROOT / "fsd_sdpose").as_posix()
@@ -309,7 +310,7 @@ def test_card_says_what_the_file_and_its_record_say():
         f"`{env['commit'][:10]}`", machine, val["boxes"], f"{train['keypoints']} keypoints",
         f"{study.train_images:,} pictures with {train['people']:,} people for training",
         f"{study.val_images} pictures with {val['people']} people for validation",
-        "{} by {} px".format(*r["data"]["scene"]["size"])]
+        "{} by {} px".format(*r["data"]["source"]["scene"]["size"])]
     card = " ".join(CARD.split())
     assert not [fact for fact in facts if fact not in card]
     losses = [config[loss] for loss in ("loss_vis_token_dist", "loss_kpt_token_dist")]
@@ -317,7 +318,7 @@ def test_card_says_what_the_file_and_its_record_say():
         "one core": threads == "1 thread", "from scratch": r["start"] is None,
         "have weight 0": all(loss["loss_weight"] == 0 for loss in losses),
         "flip test": config["flip_test"],
-        "five everyday poses": len(r["data"]["scene"]["poses"]) == 5}
+        "five everyday poses": len(r["data"]["source"]["scene"]["poses"]) == 5}
     assert choices == {words: words in card for words in choices}
     assert targets_called(code_of(CARD)) == {"start"}
 

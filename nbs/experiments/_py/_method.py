@@ -103,7 +103,8 @@ Markdown('\n\n'.join([rows, *lines]) if method in set(runs.method) else 'No comm
 
 # %%
 #| echo: false
+#| label: fig-weights
+#| fig-cap: Learned weight of each keypoint, a dot per run (1: as in the baseline).
 folders = runs[runs.method == method].folder
 if record['keypoint_weights'] and len(folders):
-    print('Learned weight of each keypoint, a dot per run (1: as in the baseline)')
     keypoint_weights(folders)

@@ -55,10 +55,11 @@ Markdown(f'{sweep_verdict(sweep, study, folder)}\n\n{table}')
 
 # %%
 #| echo: false
+#| label: fig-scenes
+#| fig-cap: The first validation pictures of each kind of scene, a row each.
 scenes = {p.group: first_pictures(study, p.overrides, 6) for p in SWEEPS[sweep].points
           if p.method == 'baseline' and any(k.startswith('scene.') for k in p.overrides)}
 if scenes:
-    print('Validation pictures, a row each:', ', '.join(scenes))
     show_images([picture for row in scenes.values() for picture in row], size=1.1)
 
 # %% [markdown]

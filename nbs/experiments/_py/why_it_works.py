@@ -49,9 +49,8 @@ check_parameters(globals(), study=str, results=str)
 folder = results or repository_results()
 order = ['no_distillation', 'baseline', 'fsd_shuffled', 'fsd', 'fsd_strong', 'dynamic']
 runs = gather(study, folder)
-runs['method'] = pd.Categorical(runs.method, order, ordered=True)
-runs = runs.dropna(subset=['method']).sort_values(['method', 'seed']).astype(dict(method=str))
-order = list(dict.fromkeys(runs.method))
+order = [m for m in order if m in set(runs.method)]
+runs = pd.concat([runs[runs.method == m] for m in order], ignore_index=True)
 runs['background'] = runs.probe_background_gradient.astype(float)
 runs['cost'] = (runs.probe_OKS_clear - runs.probe_OKS_covered).astype(float)
 
