@@ -2,6 +2,7 @@
 import inspect
 import json
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -73,8 +74,7 @@ def test_make(words):
     settings = dict(w.split("=", 1) for w in words[1:] if "=" in w)
     assert targets and set(targets) <= TARGETS and set(settings) <= VARIABLES
     assert settings.get("STUDY", "demo") in STUDIES
-    check = (ROOT / "tools/check.py").read_text(encoding="utf-8")
-    steps = re.findall(r"(\w+)=", re.search(r"^STEPS = dict\((.*?)\)$", check, flags=re.M | re.S)[1])
+    steps = runpy.run_path(str(ROOT / "tools/check.py"))["STEPS"]
     for name, known in dict(METHODS=METHODS, SWEEPS={*SWEEPS, "all"}, STEPS=steps).items():
         assert set(settings.get(name, "").split()) <= set(known)
     numbers = f"{settings.get('SEEDS', '')} {settings.get('THREADS', '')}"
