@@ -6,10 +6,10 @@
 __all__ = ['SCORES', 'NEUTRAL', 'READING', 'RUN_COLUMNS', 'setup_digest', 'kinds_of_tests', 'with_summaries', 'measured_values',
            'run_conditions', 'read_record', 'gather', 'gather_history', 'repository_results', 'expected_table',
            'ap_range', 'expectation', 'run_summary', 'read_draws', 'run_draws', 'paired_runs', 'run_contrast',
-           'paired_gain', 'contrasts', 'method_order', 'mean_and_spread', 'signed', 'with_interval', 'sentence',
-           'verdict', 'set_sizes', 'distinct', 'conditions', 'tests_text', 'expected_cells', 'measured_cells',
-           'ap_table', 'gather_sweep', 'sweep_contrasts', 'one_verdict', 'sweep_table', 'sweep_verdict',
-           'other_machine', 'to_markdown', 'write_table']
+           'paired_gain', 'contrasts', 'method_order', 'method_contrasts', 'mean_and_spread', 'signed', 'with_interval',
+           'sentence', 'verdict', 'set_sizes', 'distinct', 'conditions', 'tests_text', 'expected_cells',
+           'measured_cells', 'ap_table', 'gather_sweep', 'sweep_contrasts', 'one_verdict', 'sweep_table',
+           'sweep_verdict', 'other_machine', 'to_markdown', 'write_table']
 
 # %% ../nbs/19_tables.ipynb #89a2bfeb
 import hashlib
@@ -23,7 +23,7 @@ import pandas as pd
 import fsd_sdpose
 from .comparisons import MARGIN, contrast, judge
 from .files import known, write_csv, write_text
-from .studies import METHODS, SWEEPS, run_folder
+from .studies import METHODS, SWEEPS, place_pairs, run_folder
 
 # %% ../nbs/19_tables.ipynb #2b60a269
 def setup_digest(
@@ -280,6 +280,16 @@ def method_order(
     "The methods of some runs in the order of `METHODS`; those that it does not know come last."
     here = set(runs.method)
     return [*(m for m in METHODS if m in here), *sorted(here - set(METHODS))]
+
+# %% ../nbs/19_tables.ipynb #52aae478
+def method_contrasts(
+    runs: pd.DataFrame,  # from `gather`
+    method: str,  # a method of it
+) -> pd.DataFrame:  # as `contrasts`
+    "A method against the baseline and controls, with the verdicts of the tables of all methods."
+    judged = [contrasts(runs), contrasts(runs, place_pairs())]
+    judged = pd.concat([table for table in judged if len(table)] or judged[:1], ignore_index=True)
+    return judged[judged.method == method]
 
 # %% ../nbs/19_tables.ipynb #cb2f1d9d
 def mean_and_spread(

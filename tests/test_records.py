@@ -138,8 +138,11 @@ def test_ap_table_page():
 @pytest.mark.parametrize("method", [m for m in METHODS if m in set(runs().method)])
 def test_method_pages(method):
     rows = demo_table()[demo_table().method.isin(["baseline", method])]
-    lines = [verdict(runs(), method, m) for m in ("AP", "AP_crowd")]
-    lines += [verdict(runs(), method, reference=r) for r in METHODS[method].against]
+    judged = tables.method_contrasts(runs(), method)
+    assert judged.reference.tolist() == [*METHODS[method].against]
+    lines = [tables.sentence(c) for _, c in judged.iterrows()] or [verdict(runs(), method)]
+    crowd = contrasts(runs(), metric="AP_crowd").query("method == @method")
+    lines += [tables.sentence(c, "AP (crowd)") for _, c in crowd.iterrows()]
     check_page(f"nbs/experiments/{method}.ipynb", [to_markdown(rows), *lines])
 
 

@@ -20,14 +20,24 @@ from IPython.display import Markdown
 
 from fsd_sdpose.drawing import use_style
 from fsd_sdpose.experiments import check_parameters, load_run, run_experiment, run_sets
-from fsd_sdpose.figures import keypoint_weights, learning_curves, mask_evolution, show_predictions
+from fsd_sdpose.figures import (
+    forest,
+    keypoint_weights,
+    learning_curves,
+    mask_evolution,
+    show_predictions,
+)
 from fsd_sdpose.studies import METHODS
 from fsd_sdpose.tables import (
     ap_table,
+    contrasts,
     expectation,
+    expected_table,
     gather,
+    method_contrasts,
     repository_results,
     run_summary,
+    sentence,
     to_markdown,
     verdict,
 )
@@ -48,6 +58,31 @@ check_parameters(globals(), method=str, study=str, seed=int, overrides=dict, out
 Markdown(f'{METHODS[method].claim}\n\n{expectation(method)}')
 
 # %% [markdown]
+# ## What its runs found
+#
+# From the committed records of the study `demo`, all seeds; the conditions are printed with the [table](ap_table.ipynb).
+
+# %%
+#| echo: false
+#| label: fig-gain
+#| fig-cap: Gain over what the method is read against, with 95% intervals. The grey band is the
+#|   margin, a diamond the guide's expectation for COCO.
+runs, expected = gather('demo', repository_results()), expected_table().expected_AP
+judged = method_contrasts(runs, method)
+if len(judged):
+    forest(judged, expected - expected['baseline'], label='gain (AP points)')
+
+# %%
+#| echo: false
+table = ap_table('demo', repository_results())
+rows = to_markdown(table[table.method.isin(['baseline', method])])
+lines = [sentence(c) for _, c in judged.iterrows()] or [verdict(runs, method)]
+crowd = contrasts(runs, metric='AP_crowd').query('method == @method')
+lines += [sentence(c, 'AP (crowd)') for _, c in crowd.iterrows()]
+known = method in set(runs.method)
+Markdown('\n\n'.join([*lines, rows]) if known else 'No committed records yet.')
+
+# %% [markdown]
 # ## Its losses
 
 # %%
@@ -56,7 +91,7 @@ METHODS[method].losses
 # %% [markdown]
 # ## One run
 #
-# Papermill replaces the parameters above, for example `-p study demo -p seed 3 -p out results/demo/runs/fsd-seed3`.
+# One run decides nothing, but it can be looked at. Papermill replaces the parameters above, for example `-p study demo -p seed 3 -p out results/demo/runs/fsd-seed3`.
 
 # %%
 folder = Path(out or tempfile.mkdtemp())
@@ -87,19 +122,6 @@ show_predictions(model, run_sets(record, data or None)[1], 6);
 labels = dict(loss_heatmap='heatmap loss', grad_visual='visual-token gradient, relative',
               grad_keypoint='keypoint-token gradient, relative')
 learning_curves(history, tuple(labels), labels);
-
-# %% [markdown]
-# ## All runs
-#
-# One run decides nothing. The rows and verdicts below come from the committed records of the study `demo`, all seeds; the conditions are printed with the [table](ap_table.ipynb).
-
-# %%
-#| echo: false
-runs, table = gather('demo', repository_results()), ap_table('demo', repository_results())
-rows = to_markdown(table[table.method.isin(['baseline', method])])
-lines = [verdict(runs, method, metric) for metric in ('AP', 'AP_crowd')]
-lines += [verdict(runs, method, reference=r) for r in METHODS[method].against if r != 'baseline']
-Markdown('\n\n'.join([rows, *lines]) if method in set(runs.method) else 'No committed records yet.')
 
 # %%
 #| echo: false
