@@ -246,7 +246,8 @@ def offer(
     "Offer the notebook as a file and, where the repository is on GitHub, in Colab."
     links = f"{{download}}`Download this notebook <{docname.split('/')[-1]}.ipynb>`"
     if github := re.fullmatch(r"https?://github\.com/([\w.-]+/[\w.-]+?)(\.git)?/?", repository):
-        colab = f"https://colab.research.google.com/github/{github[1]}/blob/{folder}/{docname}.ipynb"
+        place = f"{github[1]}/blob/{folder}/{docname}.ipynb"
+        colab = f"https://colab.research.google.com/github/{place}"
         install = f"%pip install git+https://github.com/{github[1]}"
         links += f" · [Open in Colab]({colab}), first cell there: `{install}`"
     first, *rest = notebook["cells"]

@@ -215,8 +215,9 @@ def repository(tmp_path):
 def test_readme(repository):
     text = (repository / "README.md").read_text(encoding="utf-8")
     assert text.startswith("# Title\n\n> Lead.")
+    paper = "([Lin et al., 2014](https://arxiv.org/abs/1405.0312))"
     for part in ("[one](nbs/01_lengths.ipynb)", "[licence](LICENSE)", "[web](https://x.org/a)",
-                 "[here](#part), Figure 1 and ([Lin et al., 2014](https://arxiv.org/abs/1405.0312))",
+                 f"[here](#part), Figure 1 and {paper}",
                  "`[a](b)`", "```python\n1 + 1\n```\n\n```text\n2\n```",
                  "![Figure 1. A dot.](index_files/fig-one.png)\n\n*Figure 1. A dot.*"):
         assert part in text, part
