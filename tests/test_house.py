@@ -147,10 +147,8 @@ def test_a_row_is_a_page(house):
                           capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.strip().endswith("the templates do not say: fsd_gentle")
-    code = (f"import runpy; page = runpy.run_path({str(tool)!r})['page']; "
-            "from fsd_sdpose.studies import pages; row = pages()['fsd_gentle']; "
-            "print(page('fsd_gentle', row))")
-    text = python(code, house).stdout
+    code = "from pages import page, pages; print(page('fsd_gentle', pages()['fsd_gentle']))"
+    text = python(code, house, PYTHONPATH=f"{house}{os.pathsep}{tool.parent}").stdout
     assert "# Gentle weights" in text and "method: str = 'fsd_gentle'" in text
 
 

@@ -103,7 +103,8 @@ def test_the_program_under_torchrun(tmp_path):
     assert two["metrics"]["OKS"] == pytest.approx(one["metrics"]["OKS"], rel=1e-3)
     assert two["initial_weights"] == one["initial_weights"]
     assert sorted(p.name for p in (tmp_path / "two").iterdir()) == [
-        "best.safetensors", "history.csv", "last.safetensors", "record.json", "results.json"]
+        "best.safetensors", "draws.csv", "history.csv", "last.safetensors", "record.json",
+        "results.json"]
 
 
 @pytest.mark.slow
