@@ -6,7 +6,7 @@
 __all__ = ['VARIANTS', 'LOW', 'conv', 'Bottleneck', 'StemNet', 'BasicBlock', 'down', 'fuse', 'HRModule', 'HRNetW32',
            'sine_position', 'patchify', 'attend', 'Attention', 'FeedForward', 'PreNorm', 'Residual', 'Transformer',
            'Variant', 'TokenPose', 'CycleOutput', 'SDPose', 'init_released', 'init_quick', 'sdpose', 'fold_batch_norm',
-           'keypoint_layer', 'Deployed', 'try_compiled', 'deploy', 'load_released']
+           'keypoint_layer', 'Deployed', 'try_compiled', 'deploy', 'fill_weights', 'load_released']
 
 # %% ../nbs/06_models.ipynb #5396ddc1
 import copy
@@ -530,6 +530,18 @@ def deploy(
 ) -> Deployed:  # with `heatmaps(images)`, like the model
     "A copy that does the least work for the first cycle's heatmaps, or raises `ValueError`."
     return Deployed(model, precision, compile)
+
+# %% ../nbs/06_models.ipynb #3385ffe1
+def fill_weights(
+    model: nn.Module,  # filled in place
+    rule,  # called as `rule(name, shape)`: values, or None to leave a tensor as it is
+) -> nn.Module:  # the model
+    "Give a model the weights of a rule, as the recorded outputs of the released code have them."
+    for name, tensor in model.state_dict().items():
+        values = rule(name, tuple(tensor.shape))
+        if values is not None:
+            tensor.copy_(torch.as_tensor(values))
+    return model
 
 # %% ../nbs/06_models.ipynb #1aa83aec
 def load_released(

@@ -9,7 +9,7 @@ __all__ = ['SCORES', 'NEUTRAL', 'READING', 'RUN_COLUMNS', 'setup_digest', 'kinds
            'paired_gain', 'contrasts', 'method_order', 'method_contrasts', 'mean_and_spread', 'signed', 'with_interval',
            'sentence', 'verdict', 'set_sizes', 'distinct', 'conditions', 'tests_text', 'expected_cells',
            'measured_cells', 'ap_table', 'gather_sweep', 'sweep_contrasts', 'one_verdict', 'sweep_table',
-           'sweep_verdict', 'other_machine', 'to_markdown', 'write_table']
+           'sweep_verdict', 'other_machine', 'paper_hours', 'to_markdown', 'write_table']
 
 # %% ../nbs/19_tables.ipynb #89a2bfeb
 import hashlib
@@ -23,7 +23,14 @@ import pandas as pd
 import fsd_sdpose
 from .comparisons import MARGIN, contrast, judge
 from .files import known, write_csv, write_text
-from .studies import METHODS, SWEEPS, place_pairs, run_folder
+from fsd_sdpose.studies import (
+    COCO_PEOPLE,
+    METHODS,
+    PAPER_EPOCHS,
+    SWEEPS,
+    place_pairs,
+    run_folder,
+)
 
 # %% ../nbs/19_tables.ipynb #2b60a269
 def setup_digest(
@@ -587,6 +594,13 @@ def other_machine(
     baseline = ap['baseline'].to_dict()
     return judge([dict(method=m, reference='baseline') | contrast(ap[m].to_dict(), baseline)
                   for m in METHODS if m in ap.index and m != 'baseline'])
+
+# %% ../nbs/19_tables.ipynb #e2eaa614
+def paper_hours(
+    people_per_second: float,  # rate of training
+) -> float:
+    "Hours of the paper's schedule on COCO."
+    return PAPER_EPOCHS * COCO_PEOPLE / people_per_second / 3600
 
 # %% ../nbs/19_tables.ipynb #0b198388
 def to_markdown(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fsd_sdpose.heatmaps import decode, encode, flip_merge
-from fsd_sdpose.models import sdpose
+from fsd_sdpose.models import fill_weights, sdpose
 from fsd_sdpose.skeletons import COCO
 from fsd_sdpose.training import build_losses, make_config, total_loss
 
@@ -27,10 +27,7 @@ def tensors(what, dtype=torch.float32):
 
 def recorded_and_ours(name):
     "Recorded outputs of a variant, and our network with the same weights."
-    model = sdpose(name).eval()
-    for k, v in model.state_dict().items():
-        if (values := RULE["fill"](k, tuple(v.shape))) is not None:
-            v.copy_(torch.tensor(values))
+    model = fill_weights(sdpose(name).eval(), RULE["fill"])
     return np.load(PARITY / f"sdpose_{name}.npz"), model
 
 

@@ -11,6 +11,8 @@ from check import NOTEBOOKS, ROOT
 from nbclient import NotebookClient
 from pictures import shrink
 
+from fsd_sdpose.files import replacing
+
 
 def run(path: Path) -> None:
     "Execute one notebook in its own folder; a failing cell raises and the file stays as it was."
@@ -21,9 +23,8 @@ def run(path: Path) -> None:
                    resources={"metadata": {"path": str(path.parent)}}).execute()
     nb.cells = cells
     shrink(nb)
-    temporary = path.with_name("." + path.name)
-    nbformat.write(nb, temporary)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        nbformat.write(nb, temporary)
 
 
 if __name__ == "__main__":
