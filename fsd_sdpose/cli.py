@@ -79,6 +79,7 @@ def data_make(
     typer.echo(make_dataset(folder, images, seed=seed, size=size, people=people, skeleton=skeleton,
                             overwrite=overwrite))
 
+# %% ../nbs/22_cli.ipynb #27876e3f
 @data_app.command('lspet')
 @short_errors
 def data_lspet(
@@ -115,6 +116,7 @@ def describe_dataset(
         lines['bad'] = f"{len(bad)}, the first: {first}"
     return lines
 
+# %% ../nbs/22_cli.ipynb #dbb3619a
 @data_app.command('show')
 @short_errors
 def data_show(

@@ -193,6 +193,7 @@ def drawn_set(
                         processes=os.cpu_count() or 1, **scene)
     return file, Path(file).parent / 'images'
 
+# %% ../nbs/18_experiments.ipynb #19adc6e7
 def photographs(
     file: str,  # annotation file under the data folder
     images: str,  # image folder under the data folder
@@ -633,6 +634,7 @@ def load_run(
     losses = build_losses(TrainConfig(**record['config']))
     return record, history, load_weights(model, weights, losses).eval()
 
+# %% ../nbs/18_experiments.ipynb #376fba0e
 def first_pictures(
     study: str,  # a key of `STUDIES`
     overrides: dict,  # of a run

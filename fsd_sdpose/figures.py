@@ -163,6 +163,7 @@ def sweep_panel(
     ax.axhline(0, color='.4', lw=1)
     ax.set_xticks(places, [str(p.value).split(' (')[0] for p in points])
 
+# %% ../nbs/20_figures.ipynb #b97da4c4
 def sweep_plot(
     sweep: str,  # a key of `SWEEPS`
     study: str = 'demo',  # a study's name
@@ -199,6 +200,7 @@ def level_gains(
                     marker='o', ms=4, lw=1, capsize=2, label=method)
     ax.axhline(0, color='.4', lw=1)
 
+# %% ../nbs/20_figures.ipynb #49183656
 def levels_plot(
     runs: pd.DataFrame,  # from `gather`, of a study with test sets
 ):  # the matplotlib figure

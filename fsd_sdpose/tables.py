@@ -264,6 +264,7 @@ def paired_gain(
         return np.nan, np.nan, 0
     return c['difference'], c['high'] - c['difference'], c['seeds']
 
+# %% ../nbs/19_tables.ipynb #321b57df
 def contrasts(
     runs: pd.DataFrame,  # from `gather`
     pairs=None,  # (method, reference) each; None: every other method against the baseline
@@ -316,6 +317,7 @@ def signed(
         digits += 1
     return f'{x:+.{digits}f}'.replace('-', '−')
 
+# %% ../nbs/19_tables.ipynb #1413541c
 def with_interval(
     c,  # of `contrast` or a row of `contrasts`; None if nothing was compared
     digits: int = 2,  # decimals shown
@@ -443,6 +445,7 @@ def expected_cells(
     cells = (ap_range(row), f'{row.expected_AP_crowd:.1f}', f'{gain:+.1f}')
     return dict(zip(names, cells, strict=True))
 
+# %% ../nbs/19_tables.ipynb #628a5088
 def measured_cells(
     runs: pd.DataFrame,  # from `gather`
     judged: pd.DataFrame,  # from `contrasts`
