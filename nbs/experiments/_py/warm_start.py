@@ -9,7 +9,7 @@
 # %% [markdown]
 # # The shared start of the demo
 #
-# > Weights that have learned to find joints, without any distillation, so that six methods can be compared in minutes.
+# > Weights that have learned to find joints, without any distillation, so that methods can be compared in minutes.
 
 # %%
 #| hide
