@@ -8,9 +8,8 @@ __all__ = ['STUDY_SETTINGS', 'DICTIONARIES', 'VAL_PICTURES', 'TEST_PICTURES', 'S
            'subset_file', 'drawn_set', 'photographs', 'study_files', 'study_sets', 'further_test_sets', 'write_start',
            'load_start', 'git_state', 'device_name', 'peak_memory_mb', 'environment', 'weights_digest', 'describe_set',
            'describe_data', 'write_run', 'MaskWatch', 'mask_and_weights', 'plain_values', 'study_folder', 'make_model',
-           'learned_weights', 'run_draws', 'PreparedRun', 'prepare_run', 'measure_run', 'run_experiment',
-           'measure_tests', 'measured_cost', 'remove_checkpoints', 'run_sets', 'load_run', 'first_pictures',
-           'prepare_data']
+           'learned_weights', 'run_draws', 'PreparedRun', 'measure_run', 'run_experiment', 'measure_tests',
+           'measured_cost', 'remove_checkpoints', 'run_sets', 'load_run', 'first_pictures', 'prepare_data']
 
 # %% ../nbs/18_experiments.ipynb #430829b1
 import hashlib
@@ -346,7 +345,7 @@ def environment(
                 versions=versions | {p: version(p) for p in packages})
 
 def weights_digest(
-    model: torch.nn.Module,
+    model: torch.nn.Module,  # any network
 ) -> str:  # first 16 digits
     "Digest of a model's weights: equal digests, equal start."
     digest = hashlib.sha256()
@@ -356,7 +355,7 @@ def weights_digest(
 
 # %% ../nbs/18_experiments.ipynb #634c775f
 def describe_set(
-    people: PoseDataset,
+    people: PoseDataset,  # training or validation set
 ) -> dict:
     "What a record says of a dataset."
     file = people.annotation_file
@@ -367,8 +366,8 @@ def describe_set(
 
 def describe_data(
     study: Study,  # with its overrides
-    train: PoseDataset,
-    val: PoseDataset,
+    train: PoseDataset,  # training set
+    val: PoseDataset,  # validation set
 ) -> dict:
     "What a record says of its data: both sets, what is counted, how to find or draw them again."
     counted = set_size(read_ground_truth(val.annotation_file, val.skip_bad, val.lost))
@@ -488,7 +487,7 @@ def learned_weights(
 # %% ../nbs/18_experiments.ipynb #38d091d8
 def run_draws(
     results,  # predictions on the validation set, a COCO results file
-    val: PoseDataset,
+    val: PoseDataset,  # validation set
 ) -> pd.DataFrame:  # one row per draw of the pictures, one column per metric
     "A run's metrics in draws of the pictures."
     return metric_draws(results, read_ground_truth(val.annotation_file, val.skip_bad, val.lost))
@@ -508,7 +507,7 @@ class PreparedRun:
     record: dict  # what is known beforehand
 
 # %% ../nbs/18_experiments.ipynb #c451dff2
-def prepare_run(study, method, seed, overrides, out, data, resume) -> PreparedRun:
+def _prepare_run(study, method, seed, overrides, out, data, resume) -> PreparedRun:
     "Settle a run, arguments as in `run_experiment`; raises for whatever is wrong."
     settings, config = resolve(study, method, seed, overrides)
     overrides = plain_values(overrides)
@@ -554,9 +553,9 @@ def run_experiment(
     resume: bool = False,  # whether to go on from the state that a stopped run left in `out`
     watch: int = 0,  # pictures whose masks are kept after every epoch, in masks.npz
 ) -> dict:  # the record
-    "Train and evaluate one method once, write its record; raises before any work if that fails."
+    "Train and evaluate one method once and write its record; bad input raises before any work."
     begun = time.time()
-    run = prepare_run(study, method, seed, overrides or {}, out, data, resume)
+    run = _prepare_run(study, method, seed, overrides or {}, out, data, resume)
     if run.processes.is_main:
         (run.out / 'record.json').unlink(missing_ok=True)  # from now on the folder is this run's
     losses = build_losses(run.config)

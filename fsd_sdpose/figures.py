@@ -54,7 +54,7 @@ def learning_curves(
 
 # %% ../nbs/20_figures.ipynb #aa42af6c
 def forest_axes(
-    rows: int,
+    rows: int,  # how many
     label: str,  # of the axis
 ):  # the matplotlib axes
     "Axes of a forest plot: a line at zero in a band of the margin; narrow enough for a telephone."
@@ -65,7 +65,9 @@ def forest_axes(
     ax.grid(axis='y', visible=False)
     return ax
 
-def is_control(method):
+def is_control(
+    method: str,  # a method's name
+) -> bool:
     "Whether a method is one of the controls."
     return method in METHODS and METHODS[method].control
 
@@ -104,7 +106,7 @@ def forest_legend(
     ax.errorbar([], [], xerr=[], fmt='o', ms=5, capsize=3, color='C0',
                 label='measured, 95% interval')
     if others:
-        ax.errorbar([], [], xerr=[], label='the same on other people', **OTHERS)
+        ax.errorbar([], [], xerr=[], label='trained again, on other people', **OTHERS)
     if expected:
         ax.plot([], [], label='expected by the guide, on COCO', **EXPECTED)
     if controls:
@@ -116,7 +118,7 @@ def forest_legend(
 def forest(
     judged: pd.DataFrame,  # of `contrasts`
     expected=None,  # gain that the guide expects, by method
-    others: pd.DataFrame | None = None,  # of `contrasts`: the same gains on other people
+    others: pd.DataFrame | None = None,  # of `contrasts`: runs made again, on other people
     label: str = 'gain over the baseline (AP points)',  # of the axis
 ):  # the matplotlib figure
     "Forest plot of differences with their intervals and verdicts."

@@ -34,7 +34,7 @@ from fsd_sdpose.studies import (
 
 # %% ../nbs/19_tables.ipynb #2b60a269
 def setup_digest(
-    record: dict,
+    record: dict,  # of a run
 ) -> str:  # 12 digits
     "Digest of all that compared runs must share: all but the losses, the seed and the machine."
     own = ('seed', 'device', 'workers', 'compile')
@@ -64,13 +64,13 @@ def with_summaries(
         return {}
     summaries = dict(tests_AP=sum(tests.values()) / len(tests))
     for kind, sets in kinds_of_tests(tests).items():
-        lowest, *_, highest = sets.values()
+        lowest, highest = list(sets.values())[0], list(sets.values())[-1]
         summaries[f'growth_{kind}'] = tests[highest] - tests[lowest]
     return dict(tests) | summaries
 
 # %% ../nbs/19_tables.ipynb #0c99d47e
 def measured_values(
-    record: dict,
+    record: dict,  # of a run
 ) -> dict:  # by column
     "The numbers that a record holds."
     row = {k: record[k] for k in ('parameters', 'seconds', 'peak_memory_mb')} | record['metrics']
@@ -82,7 +82,7 @@ def measured_values(
 
 # %% ../nbs/19_tables.ipynb #45da7909
 def run_conditions(
-    record: dict,
+    record: dict,  # of a run
 ) -> dict:  # by column
     "What must be known beside a record's numbers."
     train, val, env = record['data']['train'], record['data']['val'], record['environment']
@@ -309,7 +309,7 @@ def mean_and_spread(
     return f'{values.mean():.1f}' + (f' ± {values.std():.1f}' if len(values) > 1 else '')
 
 def signed(
-    x: float,
+    x: float,  # any number
     digits: int = 2,  # decimals shown; more if the number would look like zero and is not
 ) -> str:
     "A number with its sign."
@@ -434,7 +434,7 @@ def tests_text(
 # %% ../nbs/19_tables.ipynb #555b3511
 def expected_cells(
     guide: pd.DataFrame,  # from `expected_table`
-    method: str,
+    method: str,  # a method's name
 ) -> dict:
     "What the guide expects of a method; dashes for one that it does not know."
     names = ('expected AP', 'expected AP (crowd)', 'expected gain')
@@ -449,7 +449,7 @@ def expected_cells(
 def measured_cells(
     runs: pd.DataFrame,  # from `gather`
     judged: pd.DataFrame,  # from `contrasts`
-    method: str,
+    method: str,  # a method's name
 ) -> dict:
     "What the records say of a method; raises `ValueError` if they differ in settings or data."
     own, gains = runs[runs.method == method], judged[judged.method == method]

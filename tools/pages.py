@@ -7,12 +7,14 @@ import copy
 import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
 import papermill
 from pictures import shrink
 
+from fsd_sdpose.files import known, replacing
 from fsd_sdpose.studies import pages
 
 FOLDER = Path(__file__).resolve().parent.parent / "nbs/experiments"
@@ -32,13 +34,15 @@ def page(name: str, row: dict) -> nbformat.NotebookNode:
 
 def run(name: str, row: dict):
     "Write and execute a page; papermill stores what it shows."
-    path = FOLDER / f"{name}.ipynb"
-    nbformat.write(page(name, row), path)
-    executed = papermill.execute_notebook(path, path, cwd=FOLDER, progress_bar=False,
-                                          start_timeout=900)
+    with tempfile.TemporaryDirectory() as folder:  # a page that fails leaves the old one as it is
+        draft = Path(folder, f"{name}.ipynb")
+        nbformat.write(page(name, row), draft)
+        executed = papermill.execute_notebook(draft, draft, cwd=FOLDER, progress_bar=False,
+                                              start_timeout=900)
     shrink(executed)
-    nbformat.write(executed, path)
-    print(f"made {path.name}", flush=True)
+    with replacing(FOLDER / f"{name}.ipynb") as temporary:
+        nbformat.write(executed, temporary)
+    print(f"made {name}", flush=True)
 
 
 def wrong() -> list[str]:
@@ -61,5 +65,6 @@ if __name__ == "__main__":
         if stale := wrong():
             sys.exit(f"run `make pages` for what the templates do not say: {', '.join(stale)}")
     else:
-        for name in names or pages():
-            run(name, pages()[name])
+        rows = pages()
+        for name in [known(name, rows, "page") for name in names or rows]:
+            run(name, rows[name])

@@ -25,6 +25,7 @@ from fsd_sdpose.tables import (
     ap_table,
     conditions,
     contrasts,
+    distinct,
     expected_table,
     gather,
     gather_history,
@@ -90,7 +91,7 @@ Markdown('<details>\n<summary>Every method against the baseline, AP and AP (crow
          f'{listed(judged)}\n{crowd}\n\n</details>')
 
 # %% [markdown]
-# The orange marks of the figure are a second look, on other people:
+# The orange marks of the figure are a second look: networks trained again, scored on other people.
 
 # %%
 #| echo: false
@@ -98,8 +99,9 @@ if others is None:
     text = 'No records on other people for this study.'
 else:
     gained = '; '.join(f'{c.method} {with_interval(c)}' for _, c in second.iterrows())
-    text = (f'Gains over the baseline on {tests_text(others)}, {second.seeds.iloc[0]} seeds: '
-            f'{gained}. See [clutter and crowd](clutter_and_crowd.ipynb).')
+    machine, seeds = distinct(others, 'device'), second.seeds.iloc[0]
+    text = (f'Trained on {machine}, gains over the baseline on {tests_text(others)}, '
+            f'{seeds} seeds: {gained}. See [clutter and crowd](clutter_and_crowd.ipynb).')
 Markdown(text)
 
 # %%

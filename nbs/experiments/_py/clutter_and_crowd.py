@@ -35,7 +35,7 @@ study: str = 'clutter_and_crowd'  # a key of fsd_sdpose.studies.STUDIES with tes
 results: str = ''  # folder with the study's records; empty: the repository's
 
 # %% [markdown]
-# The study `clutter_and_crowd` trains five methods like the demo, and evaluates each network on ten more sets. They differ in one thing: how full the background is, or how close people stand. Within
+# The study `clutter_and_crowd` trains methods like the demo, and evaluates each network on further test sets. They differ in one thing: how full the background is, or how close people stand. Within
 # each kind of set, the n-th picture shows the same people at every level. A gain that the control `fsd_shuffled` shares does not come from the place of the weights.
 
 # %%
@@ -65,7 +65,7 @@ def growth(kind):
 Markdown('\n'.join(f'- {line}' for kind in kinds_of_tests(runs) for line in growth(kind)))
 
 # %% [markdown]
-# Averaged over all sets, this is also a second look at the gains of the demo, on people who played no part in it:
+# Averaged over all sets, this is also a second look at the gains of the demo: networks trained again, on the machine named below, and people who played no part in it.
 
 # %%
 #| echo: false
