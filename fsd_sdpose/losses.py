@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['NORMALIZE', 'REGULARIZERS', 'LOSSES', 'token_error', 'LossTerm', 'ForegroundTokenDistilLoss', 'weighted_mean',
-           'TokenDistilLoss', 'DynamicForegroundDistilLoss', 'keypoint_share', 'peak_confidence', 'adaptive_mean',
-           'log_variance', 'relative_weights', 'AdaptiveForegroundDistilLoss', 'HeatmapMSELoss', 'build_loss']
+           'TokenDistilLoss', 'DynamicForegroundDistilLoss', 'mask_and_weights', 'mask_state', 'keypoint_share',
+           'peak_confidence', 'adaptive_mean', 'log_variance', 'relative_weights', 'AdaptiveForegroundDistilLoss',
+           'HeatmapMSELoss', 'build_loss']
 
 # %% ../nbs/05_losses.ipynb #37fe490e
 import inspect
@@ -210,6 +211,28 @@ class DynamicForegroundDistilLoss(ForegroundTokenDistilLoss):
             raise RuntimeError("DynamicForegroundDistilLoss: call set_epoch(epoch) before the "
                                "first forward pass")
         return super().forward(*args, **kwargs)
+
+# %% ../nbs/05_losses.ipynb #270adac8
+def mask_and_weights(
+    loss: LossTerm,  # of the visual tokens
+    heatmaps: Tensor,  # (N,K,H,W) of the teacher
+    grid: tuple[int, int],  # (g_h, g_w) of the visual tokens
+) -> tuple[Tensor, Tensor]:  # mask (N,H,W) and token weights (N,T)
+    "What a loss makes of heatmaps; weights of 1 for a loss that does not weight by place."
+    if not isinstance(loss, ForegroundTokenDistilLoss):
+        mask = foreground_mask(heatmaps)
+        return mask, token_weights(mask, grid, 1., 1.)
+    mask = foreground_mask(heatmaps, loss.threshold, loss.temperature)
+    weights = loss.foreground_weight, loss.background_weight
+    weights = weights if loss.use_spatial_weight else (1., 1.)
+    return mask, token_weights(mask, grid, *weights, loss.pool)
+
+def mask_state(
+    mask: Tensor,  # (N,H,W) in [0,1]
+) -> dict[str, float]:  # `mask_mean` and `mask_foreground`, both in [0,1]
+    "Mean of the mask, and share of its pixels above one half, over all people."
+    return dict(mask_mean=mask.mean().item(), mask_foreground=(mask > .5).float().mean().item())
+
 
 # %% ../nbs/05_losses.ipynb #0657922a
 def keypoint_share(
