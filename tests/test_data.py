@@ -274,7 +274,7 @@ BAD_FILES = {
     'has 0 categories with keypoints': lambda c: c['categories'][0].pop('keypoints'),
     'no skeleton has these': lambda c: c['categories'][0].update(keypoints=['paw', 'tail']),
     r"image 2 lacks \['height'\]": lambda c: c['images'][1].pop('height'),
-    'image id 1 occurs twice': lambda c: c['images'][1].update(id=1),
+    'image 1 has an id that occurs twice': lambda c: c['images'][1].update(id=1),
     'whole-numbered id': lambda c: c['images'][1].update(width=0),
     'has nobody to show': lambda c: c.update(annotations=[]),
 }
