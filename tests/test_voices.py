@@ -3,8 +3,11 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fsd_sdpose import losses, masks
+from fsd_sdpose.models import sdpose
+from fsd_sdpose.prediction import load_model
 from fsd_sdpose.skeletons import COCO, Skeleton
 
 NAN, INF = math.nan, math.inf
@@ -148,3 +151,45 @@ def test_weights_of_a_dynamic_loss_are_those_of_the_moment():
         loss.set_epoch(epoch)
         weights = losses.mask_and_weights(loss, heatmaps, (4, 3))[1]
         assert weights.unique().tolist() == [pytest.approx(background)]
+
+
+# ---- weights from files --------------------------------------------------------------------------
+
+TENSOR = "keypoint_head.tokenpose.keypoint_token"
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return sdpose("n").state_dict()
+
+
+def spoilt(good, how):
+    return {"sparse": good.to_sparse, "meta": lambda: good.to("meta"),
+            "int8": lambda: good.to(torch.int8), "complex64": lambda: good.to(torch.complex64),
+            "NaN": lambda: good * NAN, "infinite": lambda: good.double() * 1e300}[how]()
+
+
+@pytest.mark.parametrize("how", ["sparse", "meta", "int8", "complex64", "NaN", "infinite"])
+def test_a_checkpoint_whose_weights_would_be_wrong(weights, how, tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save(weights | {TENSOR: spoilt(weights[TENSOR], how)}, path)
+    with pytest.raises(ValueError) as error:
+        load_model(path, "n")
+    one_line(error, str(path), TENSOR, how)
+
+
+@pytest.mark.parametrize("how", ["int8", "NaN"])
+def test_a_safetensors_file_whose_weights_would_be_wrong(weights, how, tmp_path):
+    save_file(weights | {TENSOR: spoilt(weights[TENSOR], how)}, tmp_path / "last.safetensors")
+    with pytest.raises(ValueError) as error:
+        load_model(tmp_path)
+    one_line(error, str(tmp_path / "last.safetensors"), TENSOR, how)
+
+
+@pytest.mark.parametrize("content", [{0: torch.zeros(1)}, {("a", 1): torch.zeros(1)},
+                                     dict(state_dict={1: torch.zeros(1)})], ids=str)
+def test_a_checkpoint_without_names(content, tmp_path):
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(ValueError) as error:
+        load_model(tmp_path / "w.pth", "n")
+    one_line(error, str(tmp_path / "w.pth"), "holds no state dict")
