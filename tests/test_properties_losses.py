@@ -1,5 +1,6 @@
 """What holds of every loss for any tokens: identities, symmetry, scale, gradients, types."""
 import math
+import warnings
 
 import pytest
 import torch
@@ -31,6 +32,8 @@ from fsd_sdpose.losses import (
     build_loss,
     keypoint_share,
     log_variance,
+    mask_and_weights,
+    mask_state,
     peak_confidence,
     relative_weights,
     token_error,
@@ -321,10 +324,37 @@ def test_what_a_foreground_loss_needs(given, words):
     assert fsd(use_spatial_weight=False)(tokens, tokens, **given) == 0
 
 
+@examples(40, loss=ALL, heatmap=HEATMAPS)
+def test_what_a_loss_makes_of_heatmaps(loss, heatmap):
+    "The mask and the weights that it multiplies with, and their summary."
+    mask, w = mask_and_weights(loss, heatmap, GRID)
+    assert torch.equal(mask, foreground_mask(heatmap))  # all have the guide's threshold
+    ones = torch.ones(N, T, D)
+    if getattr(loss, "normalize", "none") == "none":
+        assert close(w.mean(), loss(ones, 0 * ones, heatmap, None, GRID))
+    for t in range(T) if type(loss) is not TokenDistilLoss and loss.normalize == "none" else ():
+        one = torch.zeros(N, T, D)
+        one[:, t] = 1
+        assert close(w[:, t].mean() / T, loss(one, 0 * one, heatmap, None, GRID))
+    assert w.shape == (N, T) and (isinstance(loss, ForegroundTokenDistilLoss) or (w == 1).all())
+    state = mask_state(mask)
+    assert math.isclose(state["mask_mean"], mask.double().mean(), abs_tol=1e-6)
+    share = (mask > 0.5).double().mean()
+    assert math.isclose(state["mask_foreground"], share, abs_tol=1e-6)
+
+
+def test_half_a_mask_is_no_foreground():
+    assert mask_state(torch.full((1, 2, 2), 0.5)) == dict(mask_mean=0.5, mask_foreground=0)
+    hard = fsd(threshold=0.6, temperature=1e-6)
+    heatmap = torch.full((1, 1, *GRID), 0.5)
+    assert not mask_and_weights(hard, heatmap, GRID)[0].any()
+    assert mask_and_weights(fsd(temperature=1e-6), heatmap, GRID)[0].all()
+
+
 # ---------------------------------------------------------------------------- the dynamic loss
 
 @examples(80, pair=PAIRS, heatmap=HEATMAPS, form=st.sampled_from(NORMALIZE[:2]),
-          epochs=st.tuples(st.floats(0, 100), st.floats(0.5, 100), st.floats(-1, 300)),
+          epochs=st.tuples(st.floats(0, 100), st.floats(0.5, 100), st.floats(0, 300)),
           ends=st.tuples(st.floats(1, 10), st.integers(0, 100).map(lambda n: n / 100)))
 def test_emphasis_grows_from_none_to_full(pair, heatmap, form, epochs, ends):
     "Plain before the start, the static loss after the end, straight between."
@@ -362,8 +392,12 @@ def test_epochs_may_be_shares_of_the_schedule(start, length, total, share):
 
 def test_a_dynamic_loss_asks_for_its_epoch():
     tokens = torch.ones(N, T, D)
-    value, message = refused(DynamicForegroundDistilLoss(), tokens, tokens, kinds=(RuntimeError,))
+    loss = DynamicForegroundDistilLoss()
+    value, message = refused(loss, tokens, tokens, kinds=(RuntimeError,))
     assert value is None and "call set_epoch(epoch)" in message
+    for bad in (-1, math.nan, "1", True):
+        refused(loss.set_epoch, bad)
+        assert loss.progress is None
 
 
 # ---------------------------------------------------------------------------- the adaptive loss
@@ -530,13 +564,14 @@ def test_a_bad_heatmap_is_named():
 # ---------------------------------------------------------------------------------- settings
 
 NUMBERS = dict(
-    loss_weight=(0, math.inf), start_epoch=(0, 150), max_fg_weight=(1, math.inf),
-    min_bg_weight=(0, 1), alpha=(0, 1), regularizer_weight=(1e-12, math.inf))
+    loss_weight=(0, 1e6), start_epoch=(0, 150), max_fg_weight=(1, math.inf),
+    min_bg_weight=(0, 1), alpha=(0, 1), regularizer_weight=(1e-12, 1e6))
 OWNERS = dict(
     loss_weight=("TokenDistilLoss", {}), regularizer_weight=("AdaptiveForegroundDistilLoss", {}),
     alpha=("ForegroundTokenDistilLoss", dict(normalize="regions")))
 
 
+@pytest.mark.filterwarnings("ignore:.*the keypoints may not be learned")
 @pytest.mark.parametrize("name", NUMBERS)
 @examples(40, value=st.floats() | st.sampled_from([0, 1, 1e-12, -1e-9, True, "1", None]))
 def test_numbers_out_of_range_are_named(name, value):
@@ -547,11 +582,12 @@ def test_numbers_out_of_range_are_named(name, value):
     fine = number and math.isfinite(value) and low <= value <= high
     fine = fine and value < 150 if name == "start_epoch" else fine
     fine = fine or (name, value) == ("alpha", None)
-    # a number too large for float32 may be refused as well
-    assert (loss is not None) == fine or (fine and value > 1e30)
+    too_large = name == "max_fg_weight" and fine and value > torch.finfo(torch.float32).max
+    assert (loss is not None) == (fine and not too_large)
     assert loss is not None or name in message
 
 
+@pytest.mark.filterwarnings("ignore:.*the keypoints may not be learned")
 @examples(150, kind=st.sampled_from(sorted(LOSSES)), changes=st.dictionaries(
     st.sampled_from(["loss_weight", "foreground_weight", "background_weight", "threshold",
                      "temperature", "use_spatial_weight", "normalize", "alpha", "pool",
@@ -574,6 +610,16 @@ def test_any_dictionary_builds_a_loss_that_works_or_is_refused(kind, changes):
     args = (heatmap, 0 * heatmap) if kind == "HeatmapMSELoss" else (a, b, heatmap, None, GRID)
     value, message = refused(loss, *args, kinds=(FloatingPointError,))
     assert "overflowed" in message if value is None else value >= 0
+
+
+def test_a_very_large_weight_is_warned_of():
+    "Of token losses, above 1; the heatmap loss has weight 1 and more."
+    with pytest.warns(UserWarning, match=r"loss_weight=1.5 is 3e\+05 times the guide's 5e-6"):
+        build_loss(dict(type="ForegroundTokenDistilLoss", loss_weight=1.5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build_loss(dict(type="TokenDistilLoss", loss_weight=1.0))
+        build_loss(dict(type="HeatmapMSELoss", loss_weight=100.0))
 
 
 @pytest.mark.parametrize("config, words", [

@@ -1,4 +1,7 @@
 """What holds of masks and token weights for any heatmaps: bounds, order, symmetry, types."""
+import math
+import sys
+
 import pytest
 import torch
 from examples import ANY_FLOAT, DTYPES, MAPS, SEEDS, close, examples, order_of, refused, tensors
@@ -8,6 +11,7 @@ from fsd_sdpose.masks import (
     POOLS,
     WIDTH,
     foreground_mask,
+    number,
     pool_mask,
     soft_threshold,
     token_weights,
@@ -77,6 +81,38 @@ def test_bounds_of_the_settings(threshold, temperature, fine):
 def test_any_number_gives_a_mask_or_a_clear_error(heatmaps, threshold, temperature):
     mask, message = refused(foreground_mask, heatmaps, threshold, temperature)
     assert "must be" in message if mask is None else ((mask >= 0) & (mask <= 1)).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@examples(10, threshold=THRESHOLDS, temperature=TEMPERATURES)
+def test_threshold_keeps_the_type(dtype, threshold, temperature):
+    "And computes in float32 at least."
+    p = RAMP.to(dtype)
+    m, wide = soft_threshold(p, threshold, temperature), p if dtype == RAMP.dtype else p.float()
+    assert m.dtype == dtype and m[0] == 0 and m[-1] == 1
+    assert torch.equal(m, soft_threshold(wide, threshold, temperature).to(dtype))
+
+
+@examples(60, value=ANY_FLOAT | st.integers() | st.sampled_from([True, None, "1", 1j, [1.0]]),
+          low=st.floats(-10, 0), high=st.floats(0, 10))
+def test_number(value, low, high):
+    "A finite number within its limits, as a float; anything else is refused by name."
+    result, message = refused(number, "alpha", value, low, high)
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    fine = real and low <= value <= high
+    assert (result is not None) == fine and (fine or "alpha" in message)
+    assert not fine or (result == value and type(result) is float)
+    for limit in (low, high):
+        assert number("alpha", limit, low, high) == limit
+    if real and not fine and abs(value) < 1e300:
+        assert f"{low:g}" in message and f"{high:g}" in message and number("alpha", value) == value
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 10**400])
+def test_number_is_finite(value):
+    result, message = refused(number, "alpha", value, kinds=(TypeError,))
+    assert result is None and "a finite number" in message
+    assert number("alpha", sys.float_info.max) == sys.float_info.max
 
 
 # --------------------------------------------------------------------------------- the mask
@@ -242,6 +278,21 @@ def test_bounds_of_the_weights(f, b, fine):
 def test_a_grid_that_does_not_fit_is_refused(shape, grid):
     m, message = refused(pool_mask, torch.zeros(shape), grid, kinds=(ValueError,))
     assert m is None and (str(grid) in message or str(shape) in message)
+
+
+def test_a_mask_of_truth_values_is_refused():
+    m, message = refused(pool_mask, torch.ones(N, H, W, dtype=torch.bool), (2, 2))
+    assert m is None and "torch.bool" in message
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_weight_that_the_type_cannot_hold_is_refused(dtype):
+    most = torch.finfo(dtype).max
+    mask = torch.ones(1, 2, 2, dtype=dtype)
+    assert torch.isfinite(token_weights(mask, (1, 1), most, 0.0)).all()
+    if dtype != torch.float64:
+        w, message = refused(token_weights, mask, (1, 1), 1.01 * most, 0.0)
+        assert w is None and str(dtype) in message
 
 
 def test_defaults_are_those_of_the_guide():
