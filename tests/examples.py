@@ -26,6 +26,7 @@ def examples(count=40, **what):
     "A property of drawn values, looked at in `count` examples."
     always = settings(max_examples=count, derandomize=True, database=None, deadline=None,
                       suppress_health_check=list(HealthCheck), print_blob=False,
+                      report_multiple_bugs=False,
                       phases=(Phase.explicit, Phase.generate, Phase.shrink))
     return lambda test: always(given(**what)(test))
 
