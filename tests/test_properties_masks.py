@@ -206,6 +206,12 @@ def test_other_labels_are_refused(shape):
     assert result is None and str(shape) in message and f"({N}, {K})" in message
 
 
+def test_labels_of_a_single_keypoint():
+    "A last side of 1 is a keypoint of (N,K), and more than the shape says of (N,K,1)."
+    assert torch.equal(visibility(torch.ones(N, 1), (N, 1)), torch.ones(N, 1))
+    assert torch.equal(visibility(torch.ones(N, 1, 1), (N, 1)), torch.ones(N, 1))
+
+
 def test_labels_become_float32():
     for labels in (torch.ones(N, K, dtype=torch.bool), torch.ones(N, K, 1).double()):
         assert torch.equal(visibility(labels, (N, K)), torch.ones(N, K))
@@ -278,6 +284,19 @@ def test_bounds_of_the_weights(f, b, fine):
 def test_a_grid_that_does_not_fit_is_refused(shape, grid):
     m, message = refused(pool_mask, torch.zeros(shape), grid, kinds=(ValueError,))
     assert m is None and (str(grid) in message or str(shape) in message)
+
+
+@pytest.mark.parametrize("name", ["foreground_weight", "background_weight"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, True, "1", None])
+def test_weights_that_are_no_numbers_are_named(name, value):
+    weights = dict(foreground_weight=1.0, background_weight=0.0) | {name: value}
+    w, message = refused(token_weights, torch.zeros(1, 2, 2), (1, 1), **weights, kinds=(TypeError,))
+    assert w is None and message.startswith(f"{name} must be")
+
+
+def test_another_pooling_is_named():
+    m, message = refused(pool_mask, torch.zeros(1, 2, 2), (1, 1), "min", kinds=(ValueError,))
+    assert m is None and message == "unknown pool 'min'; known: max, avg"
 
 
 def test_a_mask_of_truth_values_is_refused():
