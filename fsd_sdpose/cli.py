@@ -11,6 +11,8 @@ __all__ = ['plain', 'app', 'data_app', 'EXPECTED', 'CONTROLS', 'STUDY_HELP', 'ME
 import functools
 import math
 import os
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -59,7 +61,8 @@ def short_errors(
     return inner
 
 def main():
-    "Entry point of the program `fsd-sdpose`."
+    "Entry point of the program `fsd-sdpose`; a polite kill cleans up as Ctrl-C does."
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     app()
 
 # %% ../nbs/22_cli.ipynb #1d7e5277
@@ -145,7 +148,7 @@ def train(
     data: Annotated[Path | None, typer.Option(
         help="Folder of the datasets; default: environment variable FSD_DATA.")] = None,
     resume: Annotated[bool, typer.Option(
-        help="Continue a stopped run with the same settings in that folder.")] = False,
+        help="Go on with a stopped run in that folder; a finished one stands.")] = False,
     keep_weights: Annotated[bool, typer.Option(help="Keep last.safetensors, for predict.")] = False,
     quiet: Annotated[bool, typer.Option(help="Show no progress.")] = False,
 ):
