@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fsd_sdpose import losses as loss_module
-from fsd_sdpose.checkpoints import load_weights
+from fsd_sdpose.checkpoints import load_weights, weights_digest
 from fsd_sdpose.crops import Augmentation
 from fsd_sdpose.data import PoseDataset
 from fsd_sdpose.evaluation import evaluate
@@ -25,7 +25,8 @@ from fsd_sdpose.tables import gather
 from fsd_sdpose.training import build_losses, fit, make_config, validate
 
 SCENE = dict(size=[128, 96], people=1)
-TINY = dict(start="", epochs=1, train_images=24, val_images=8, batch_size=16, scene=SCENE)
+TINY = dict(start="", epochs=1, train_images=24, val_images=8, batch_size=16, warmup_steps=1,
+            scene=SCENE)
 CHECKPOINTS = ["best.safetensors", "last.safetensors", "resume-before.pt", "resume.pt"]
 
 
