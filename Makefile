@@ -29,8 +29,10 @@ export PYTHONWARNINGS ?= ignore::FutureWarning
 # files and messages are UTF-8, whatever the locale
 export PYTHONUTF8 ?= 1
 
+# a variable's value for the shell, quoted and not expanded: folders and names are data
+q = '$(subst ','\'',$(value $1))'
 # the workflow, see workflow/Snakefile; the profiles switch off snakemake's own messages, also the one about a lock
-WORKFLOW = $(BIN)/python -m snakemake --snakefile workflow/Snakefile --profile workflow/profiles/$(PROFILE)
+WORKFLOW = $(BIN)/python -m snakemake --snakefile workflow/Snakefile --profile workflow/profiles/$(call q,PROFILE)
 OR_LOCKED = || { if [ -n "$$(ls .snakemake/locks 2>/dev/null)" ]; then echo "another call is running here, or one was killed: wait for it, or 'make unlock'" >&2; fi; exit 1; }
 
 PAPERMILL = $(BIN)/papermill --log-output --no-progress-bar --start-timeout 900
@@ -40,14 +42,15 @@ help:  ## this list
 	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(READY)  ## the guide's methods on drawn people, table and figures (_runs/demo); METHODS="baseline fsd" SEEDS="0 1" for others
-	@$(WORKFLOW) --config study=demo "methods=$(or $(METHODS),guide)" "seeds=$(or $(SEEDS),0)" results=_runs threads=$(THREADS) -- table $(OR_LOCKED)
+	@$(WORKFLOW) --config study=demo methods=$(if $(value METHODS),$(call q,METHODS),guide) seeds=$(if $(value SEEDS),$(call q,SEEDS),0) \
+	  results=_runs threads=$(call q,THREADS) -- table $(OR_LOCKED)
 	@cat _runs/demo/table.md; echo; echo "table, records and figures: _runs/demo; the notebooks as they ran: _runs/notebooks/demo"
 
 # a record that is there stands; RERUN=1 repeats those made here with other code or settings
 grid: $(READY)  ## runs of a study into results/: make grid STUDY=demo SEEDS="0 1 2" METHODS="baseline fsd" SWEEPS=all PROFILE=slurm
-	@$(WORKFLOW) $(if $(RERUN),,--rerun-triggers software-env) --config study=$(STUDY) "methods=$(METHODS)" "seeds=$(SEEDS)" "sweeps=$(SWEEPS)" \
-	  results=$(RESULTS) threads=$(THREADS) -- all $(OR_LOCKED)
-	@cat $(RESULTS)/$(STUDY)/table.md
+	@$(WORKFLOW) $(if $(RERUN),,--rerun-triggers software-env) --config study=$(call q,STUDY) methods=$(call q,METHODS) seeds=$(call q,SEEDS) sweeps=$(call q,SWEEPS) \
+	  results=$(call q,RESULTS) threads=$(call q,THREADS) -- all $(OR_LOCKED)
+	@cat $(call q,RESULTS)/$(call q,STUDY)/table.md
 
 start: $(READY)  ## train the demo's warm start again and replace the weights in the package
 	@mkdir -p _runs/notebooks

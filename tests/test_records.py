@@ -5,6 +5,7 @@ running it again (`make pages` or `make notebooks NB=...`), tables by `write_tab
 docs/readme.py; a record that disagrees with its predictions was changed by hand.
 """
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from fsd_sdpose.comparisons import metric_draws
 from fsd_sdpose.evaluation import evaluate
 from fsd_sdpose.experiments import study_files
 from fsd_sdpose.files import sha256
-from fsd_sdpose.studies import METHODS, SWEEPS, Study, guide_methods, place_pairs
+from fsd_sdpose.studies import METHODS, SWEEPS, Study, guide_methods, place_pairs, run_folder
 from fsd_sdpose.tables import contrasts, to_markdown, verdict, with_interval
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -193,3 +194,148 @@ def test_a_run_has_one_verdict(sweep):
     for p in SWEEPS[sweep].points:
         if p.label in judged.index and not p.overrides:
             assert judged[p.label] == table[p.method], f"{sweep}: {p.label}"
+
+
+@pytest.fixture
+def copies(tmp_path):
+    "Two seeds of two methods of the demo, to be broken."
+    for run in ("baseline-seed0", "baseline-seed1", "fsd-seed0", "fsd-seed1"):
+        folder = tmp_path / "demo/runs" / run
+        shutil.copytree(RESULTS / "demo/runs" / run, folder)
+    return tmp_path
+
+
+def change(folder, run, path, value, remove=False):
+    "Set one entry of a record, or remove it; the name of its file."
+    file = folder / "demo/runs" / run / "record.json"
+    record = json.loads(file.read_text(encoding="utf-8"))
+    *above, last = path.split("/")
+    entry = record
+    for key in above:
+        entry = entry[key]
+    entry[last] = value
+    if remove:
+        del entry[last]
+    file.write_text(json.dumps(record), encoding="utf-8")
+    return f"{run}/record.json"
+
+
+NUMBER = "not a number from 0 to 100"
+
+
+@pytest.mark.parametrize("path, value, message", [
+    ("metrics/AP", float("nan"), NUMBER), ("metrics/AP", None, NUMBER),
+    ("metrics/AP", "35", NUMBER), ("metrics/AP", float("inf"), NUMBER),
+    ("metrics/AP", 1e9, NUMBER), ("metrics/AP", -1, NUMBER), ("metrics/AP", True, NUMBER),
+    ("metrics/AP_crowd", float("nan"), NUMBER), ("metrics/OKS_occluded", None, NUMBER),
+    ("untrained/AP", float("nan"), NUMBER), ("deepest_cycle", {"AP": "35"}, NUMBER),
+    ("tests", {"crowd-0": {"people": 9}}, NUMBER), ("metrics", [], "AttributeError"),
+    ("metrics/OKS_occluded", float("nan"), "has no OKS_occluded"),
+    ("data/val/counted/crowd_people", 0, "though nobody is in a crowd"),
+    ("seconds", None, "not a number"), ("probes/attention_local", "a", "not a number"),
+    ("seed", "1", "the seed is '1'"), ("seed", True, "the seed is True"),
+    ("seed", -1, "the seed is -1"), ("seed", 3, "fsd-seed3 of the study demo and lies in"),
+    ("method", "fsd_strong", "fsd_strong-seed1 of the study demo"),
+    ("study", "lspet", "fsd-seed1 of the study lspet"), ("study", 3, "study is 3"),
+    ("config/loss_vis_token_dist/threshold", .2, "differ in the losses"),
+])
+def test_a_record_that_cannot_count_is_named(copies, path, value, message):
+    "The mean is never taken over the rest."
+    name = change(copies, "fsd-seed1", path, value)
+    with pytest.raises(ValueError, match=message) as error:
+        tables.ap_table("demo", copies, RESULTS)
+    assert name in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["metrics/AP", "metrics/AP_crowd", "metrics/OKS_occluded",
+                                  "seed", "metrics", "environment/versions/torch"])
+def test_a_record_without_an_entry_is_named(copies, path):
+    name = change(copies, "fsd-seed1", path, None, remove=True)
+    with pytest.raises(ValueError, match=path.split("/")[-1]) as error:
+        tables.gather("demo", copies)
+    assert name in str(error.value)
+
+
+def test_nobody_in_a_crowd_is_no_fault(copies):
+    for run in ("baseline-seed0", "baseline-seed1", "fsd-seed0", "fsd-seed1"):
+        for part in ("metrics", "untrained"):
+            change(copies, run, f"{part}/AP_crowd", float("nan"))
+        change(copies, run, "data/val/counted/crowd_people", 0)
+    table = tables.ap_table("demo", copies, RESULTS).set_index("method")
+    assert table.loc["fsd", "measured AP (crowd)"] == "nobody in this stratum"
+
+
+@pytest.mark.parametrize("path", ["environment/device", "environment/versions/torch"])
+def test_arms_of_one_seed_run_on_one_machine(copies, path):
+    name = change(copies, "fsd-seed1", path, "another; still another")
+    with pytest.raises(ValueError, match="all arms of one seed run on one machine") as error:
+        tables.ap_table("demo", copies, RESULTS)
+    assert name in str(error.value) and "baseline-seed1/record.json" in str(error.value)
+
+
+def test_what_seeds_do_not_share_is_said(copies):
+    "Machines and versions of the two seeds, and losses of an older definition."
+    assert tables.doubts(tables.gather("demo", copies)) == ""
+    for method in ("baseline", "fsd"):
+        change(copies, f"{method}-seed1", "environment/device", "another")
+        change(copies, f"{method}-seed1", "environment/versions/torch", "2.0")
+        change(copies, f"fsd-seed{int(method == 'fsd')}",
+               "config/loss_vis_token_dist/threshold", .2)
+    text = tables.conditions(tables.gather("demo", copies))
+    assert "on 2 kinds of machine" in text and "versions of torch (2.0, 2.13" in text
+    assert "The losses of fsd are other ones than this library's" in text
+
+
+def test_seeds_that_were_paired_are_shown(copies):
+    "A missing seed of the baseline, then another one only, then none."
+    runs, rows = copies / "demo/runs", []
+    for gone in ("baseline-seed1", "fsd-seed0", "baseline-seed0"):
+        shutil.rmtree(runs / gone)
+        rows.append(tables.ap_table("demo", copies, RESULTS).set_index("method").loc["fsd"])
+    assert [str(r.seeds) for r in rows] == ["2, of which 1 paired", "1, of which 0 paired", "1"]
+    assert "one seed: no interval" in rows[0]["measured gain"]
+    assert rows[1]["measured gain"].startswith("no seed in common")
+    assert rows[2]["measured gain"] == "no baseline"
+
+
+HISTORY = "epoch,loss,AP,method,seed\n1,1,2,fsd,1\n2,1,2,fsd,1\n3,1,2,fsd,1\n"
+
+
+@pytest.mark.parametrize("content, message", [
+    ("", "cannot be read"), (b"\xff\xfe\x00\x81", "cannot be read"),
+    ('a,"b\n1', "cannot be read"), ("epoch,loss\n1,2\n", "no column 'AP'"),
+    (HISTORY[:-len("3,1,2,fsd,1\n")], "2 rows, not one for each of 3 epochs"),
+    (HISTORY.replace("3,1", "2,1"), "not one for each"),
+    (HISTORY.replace("1,2", "x,2"), "a loss that is no number"),
+    (HISTORY.replace("fsd,1", "fsd,0"), "not of fsd and seed 1"),
+])
+def test_a_broken_history_is_named(copies, content, message):
+    file = copies / "demo/runs/fsd-seed1/history.csv"
+    file.write_text(HISTORY, encoding="utf-8")
+    assert len(tables.gather_history("demo", copies)) == 12
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=message) as error:
+        tables.gather_history("demo", copies)
+    assert str(file) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("damage, message", [
+    (lambda t: t[:200], "has 200 rows"), (lambda t: t.assign(AP=t.AP.where(t.index > 3)), "no AP"),
+    (lambda t: t.assign(OKS="a"), "not a table of numbers"),
+    (lambda t: t.assign(AP=t.AP * 100), "AP leaves the range"), (lambda t: "", "not a table")])
+def test_broken_draws_are_named(copies, damage, message):
+    file = copies / "demo/runs/fsd-seed1/draws.csv"
+    table = damage(pd.read_csv(file))
+    file.write_text(table if isinstance(table, str) else table.to_csv(index=False))
+    with pytest.raises(ValueError, match=message) as error:
+        tables.ap_table("demo", copies, RESULTS)
+    assert str(file) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_point_of_a_sweep_is_what_its_folder_says(copies):
+    "A run of FSD itself is no point of the sweep over its temperature."
+    folder = run_folder(copies, "demo", "fsd", 0, "temperature", "temperature-0.5")
+    shutil.copytree(RESULTS / "demo/runs/fsd-seed0", folder)
+    with pytest.raises(ValueError, match="temperature-0.5 says: run it again") as error:
+        tables.gather_sweep("temperature", "demo", copies)
+    assert str(folder) in str(error.value)
