@@ -1,11 +1,12 @@
 """Faults that would go unheard are refused in one line, or warned of with a number."""
 import math
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from fsd_sdpose import losses, masks
+from fsd_sdpose import comparisons, evaluation, losses, masks
 from fsd_sdpose.models import sdpose
 from fsd_sdpose.prediction import load_model
 from fsd_sdpose.skeletons import COCO, Skeleton
@@ -193,3 +194,133 @@ def test_a_checkpoint_without_names(content, tmp_path):
     with pytest.raises(ValueError) as error:
         load_model(tmp_path / "w.pth", "n")
     one_line(error, str(tmp_path / "w.pth"), "holds no state dict")
+
+
+# ---- results -------------------------------------------------------------------------------------
+
+
+def truth(images=20):
+    "Everybody stands at the same place of an image of their own."
+    joints = np.stack([np.linspace(100, 190, 17), np.linspace(50, 220, 17), np.full(17, 2)], 1)
+    person = dict(category_id=1, bbox=[90, 40, 110, 190], area=10450., iscrowd=0,
+                  keypoints=joints.ravel().tolist())
+    return dict(images=[dict(id=i, file_name=f"{i}.jpg", width=320, height=240)
+                        for i in range(images)],
+                annotations=[person | dict(id=i, image_id=i) for i in range(images)],
+                categories=[dict(id=1, name="person", keypoints=list(COCO.keypoints))])
+
+
+def found(images=20):
+    rows = truth(images)["annotations"]
+    return [dict(image_id=a["image_id"], category_id=1, keypoints=a["keypoints"], score=.9)
+            for a in rows]
+
+
+def with_entry(**changes):
+    rows = found()
+    return [*rows[:3], rows[3] | changes, *rows[4:]]
+
+
+@pytest.mark.parametrize("rows, words", [
+    (found() + found(), ("20 of 40 entries have the same image", "the first is entry 20")),
+    (found() + [r | dict(image_id=r["image_id"] + 7) for r in found()],
+     ("entry 33 belongs to image 20", "7 of 40 entries are bad")),
+    (with_entry(score="0.9"), ("entry 3 (image 3)", "not numbers but str")),
+    (with_entry(score=True), ("entry 3 (image 3)", "not numbers but bool")),
+    (with_entry(score=NAN), ("entry 3 (image 3)", "NaN")),
+    (with_entry(image_id=True), ("entry 3 belongs to image True",)),
+    (with_entry(keypoints=["1"] * 51), ("entry 3 (image 3)", "not numbers but str")),
+    (with_entry(keypoints=[None] * 51), ("entry 3 (image 3)", "not numbers but NoneType")),
+    (with_entry(keypoints=[[1.]] * 51), ("entry 3 (image 3)", "not numbers but list")),
+    (with_entry(keypoints=[True] * 51), ("entry 3 (image 3)", "not numbers but bool")),
+    (with_entry(keypoints=[INF] * 51), ("entry 3 (image 3)", "infinite"))])
+def test_results_that_cannot_be_right(rows, words):
+    with pytest.raises(ValueError) as error:
+        evaluation.evaluate(truth(), rows)
+    one_line(error, "results: ", *words)
+
+
+@pytest.mark.parametrize("rows, words", [
+    (found() + found(1), "1 of 21 entries have the same image"),
+    (found()[::2], "10 of 20 images with people have no result"),
+    ([r | dict(keypoints=(np.array(r["keypoints"]) / 320).tolist()) for r in found()],
+     "no coordinate is larger than 0.688"),
+    (with_entry(score=-3), "1 of 20 scores lie outside 0 to 2"),
+    ([r | dict(score=90.) for r in found()], "20 of 20 scores lie outside 0 to 2")])
+def test_results_that_are_doubtful(rows, words):
+    with pytest.warns(UserWarning, match=f"results: {words}"):
+        evaluation.evaluate(truth(), rows)
+
+
+@pytest.mark.parametrize("images, rows", [
+    (20, found()), (20, found()[:16]), (3, found(1)),  # three images are too few to tell
+    (20, [r | dict(score=1.3) for r in found()])])
+def test_usual_results_are_not_doubted(images, rows, recwarn):
+    evaluation.evaluate(truth(images), rows)
+    assert not recwarn
+
+
+def test_people_that_a_real_network_misses_are_not_doubted(recwarn):
+    "BlazePose finds nobody in 54 of 1,000 photographs."
+    evaluation.evaluate(truth(1000), found(946))
+    assert not recwarn
+
+
+def test_results_of_lost_pictures_are_not_missed(recwarn):
+    evaluation.evaluate(truth(), found(12), without=range(12, 20))
+    assert not recwarn
+
+
+def test_nobody_to_score():
+    empty = truth()
+    for a in empty["annotations"]:
+        a["keypoints"] = [0] * 51
+    with pytest.warns(UserWarning, match="AP is NaN: none of 20 annotations on 20 images"):
+        assert math.isnan(evaluation.evaluate(empty, found())["AP"])
+
+
+# ---- comparisons ---------------------------------------------------------------------------------
+
+A, B = {0: 35., 1: 36.}, {0: 34., 1: 34.5}
+DRAWS = {k: [1., 2., 3.] for k in A}
+
+
+@pytest.mark.parametrize("change, words", [
+    *((dict(scores={0: 35., 1: bad}), ("seeds [1]", "not finite", repr(bad)))
+      for bad in (NAN, INF, None, "36", True)),
+    *((dict(reference={0: 35., 1: bad}), ("seeds [1]", "not finite", repr(bad)))
+      for bad in (NAN, "36")),
+    (dict(scores={"0": 1., 1: 2.}, reference={"0": 1., 1: 2.}), ("seeds ['0']", "whole")),
+    (dict(scores={0: 1., "1": 2.}), ("the same seeds", "'1'")),
+    (dict(drawn=DRAWS, reference_drawn={0: [1., 2., 3.]}, images=9), ("no draws of seeds [1]",)),
+    (dict(drawn=DRAWS, reference_drawn=DRAWS), ("images", "at least 2, not 0")),
+    (dict(drawn=DRAWS, reference_drawn={k: [1., 2.] for k in A}, images=9), ("as many",)),
+    (dict(drawn=DRAWS, reference_drawn=DRAWS | {1: [1., INF, 2.]}, images=9), ("seed 1",)),
+    (dict(level=95.), ("level must be in (0, 1), not 95",))])
+def test_a_contrast_of_what_cannot_be_compared(change, words):
+    with pytest.raises(ValueError) as error:
+        comparisons.contrast(**dict(scores=A, reference=B) | change)
+    one_line(error, *words)
+
+
+@pytest.mark.parametrize("change, words", [
+    (dict(difference=NAN), "row 0: the difference is nan"), (dict(p="0.1"), "row 0: p is '0.1'"),
+    (dict(p_margin=1.5), "row 0: p_margin is 1.5"), (dict(p=None), "row 0: p is None")])
+def test_a_verdict_on_what_is_no_number(change, words):
+    with pytest.raises(ValueError) as error:
+        comparisons.judge([comparisons.contrast(A, B) | change])
+    one_line(error, words)
+
+
+@pytest.mark.parametrize("change, words", [
+    (dict(seed="0"), "seed must be a whole number, 0 or more, not '0'"),
+    (dict(seed=1.), "not 1.0"), (dict(seed=True), "not True"), (dict(seed=-1), "not -1"),
+    (dict(resamples="9"), "resamples must be a whole number, 1 or more, not '9'")])
+def test_draws_that_cannot_be_drawn(change, words):
+    for draw in (comparisons.metric_draws, comparisons.draw_metric):
+        with pytest.raises(ValueError) as error:
+            draw(found(), truth(), **change)
+        one_line(error, words)
+    with pytest.raises(ValueError) as error:
+        comparisons.paired_bootstrap(truth(), found(), found(), **change)
+    one_line(error, words)
