@@ -6,7 +6,7 @@
 __all__ = ['VARIANTS', 'LOW', 'conv', 'Bottleneck', 'StemNet', 'BasicBlock', 'down', 'fuse', 'HRModule', 'HRNetW32',
            'sine_position', 'patchify', 'attend', 'Attention', 'FeedForward', 'PreNorm', 'Residual', 'Transformer',
            'Variant', 'TokenPose', 'CycleOutput', 'SDPose', 'init_released', 'init_quick', 'sdpose', 'fold_batch_norm',
-           'keypoint_layer', 'Deployed', 'try_compiled', 'deploy', 'fill_weights', 'load_released']
+           'keypoint_layer', 'Deployed', 'try_compiled', 'deploy', 'fill_weights', 'load_released', 'check_tensors']
 
 # %% ../nbs/06_models.ipynb #5396ddc1
 import copy
@@ -420,10 +420,10 @@ def sdpose(
     "An SDPose model with fresh initial weights; raises `ValueError` for an unknown variant."
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}; known: {', '.join(VARIANTS)}")
-    if not isinstance(num_keypoints, int) or num_keypoints < 1:
+    if type(num_keypoints) is not int or num_keypoints < 1:
         raise ValueError(f"num_keypoints must be a positive integer, not {num_keypoints!r}")
-    if cycles is not None and cycles < 1:
-        raise ValueError(f"cycles must be at least 1, not {cycles}")
+    if cycles is not None and (type(cycles) is not int or cycles < 1):
+        raise ValueError(f"cycles must be at least 1, not {cycles!r}")
     shape = VARIANTS[variant]
     model = SDPose(replace(shape, cycles=cycles or shape.cycles), num_keypoints)
     (init_quick if shape.quick_start else init_released)(model)
@@ -559,10 +559,12 @@ def load_released(
         raise ValueError(f"{path} cannot be read as plain tensors, "
                          f"and nothing else is executed: {why}") from None
     state = content.get('state_dict', content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"{path} holds no state dict")
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor)
+                                              for k, v in state.items()):
+        raise ValueError(f"{path} holds no state dict, which is tensors by name")
     state = {k.removeprefix('module.'): v for k, v in state.items()}
     _check_state(model, state, path)
+    check_tensors(model, state, path)
     model.load_state_dict(state, strict=True)
     return model
 
@@ -579,3 +581,25 @@ def _check_state(model, state, path):
     if parts:
         raise ValueError(f"{path} does not fit this model: {'; '.join(parts)}. "
                          "Is it the right variant and number of keypoints?")
+
+# %% ../nbs/06_models.ipynb #fcdb9520
+def check_tensors(
+    model: nn.Module,  # that they are for
+    state: dict,  # name -> tensor of the same shape, read from a file
+    path,  # the file, for messages
+):
+    "Raises `ValueError` naming the first tensor that is not plain, of another kind or not finite."
+    for name, ours in model.state_dict().items():
+        if reason := _bad_tensor(state[name], ours.dtype):
+            raise ValueError(f"{path}: the tensor {name} {reason}")
+
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+def _bad_tensor(tensor, dtype):
+    "Why a tensor cannot stand for one of `dtype`, None where it can."
+    if tensor.layout != torch.strided or tensor.is_meta:
+        return f"is {'empty (meta)' if tensor.is_meta else 'sparse'}, not plain values"
+    if tensor.dtype not in (_FLOATS if dtype.is_floating_point else (dtype,)):
+        return f"holds {tensor.dtype}, where the network needs {dtype}"
+    bad = (~torch.isfinite(tensor.to(dtype))).sum().item()
+    return f"holds {bad} NaN or infinite values of {tensor.numel()}" if bad else None

@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import fsd_sdpose
@@ -31,7 +32,7 @@ from .drawing import draw_pose
 from .evaluation import inference, oks_nms, person_scores
 from .files import replacing, write_json
 from .heatmaps import decode, flip_merge
-from .models import VARIANTS, SDPose, load_released, sdpose
+from .models import VARIANTS, SDPose, check_tensors, load_released, sdpose
 from .skeletons import SKELETONS, Skeleton
 
 # %% ../nbs/21_prediction.ipynb #10be1e6a
@@ -84,7 +85,9 @@ def load_model(
     if asked != stored:
         raise ValueError("{} holds variant '{}' with {} keypoints, not '{}' with {}".format(
             path.name, *stored, *asked))
-    return load_weights(sdpose(*stored), path).eval().to(device)
+    model = sdpose(*stored)
+    check_tensors(model, load_file(path), path)
+    return load_weights(model, path).eval().to(device)
 
 # %% ../nbs/21_prediction.ipynb #f7f9cd7b
 def load_picture(

@@ -6,7 +6,9 @@
 __all__ = ['COCO', 'CROWDPOSE', 'SKELETONS', 'Skeleton', 'skeleton_for']
 
 # %% ../nbs/01_skeletons.ipynb #3636ba74
+import math
 from dataclasses import dataclass
+from numbers import Real
 
 from .files import known
 
@@ -55,11 +57,35 @@ def _check(s):
     for wrong, what in (
             (len(set(s.keypoints)) < n, "a keypoint name occurs twice"),
             (sigmas != n, f"one sigma per keypoint is needed, {n} in all, not {sigmas}"),
-            (min(s.sigmas, default=0) <= 0, "sigmas must be positive"),
             (unknown, f"{unknown} are not among its keypoints"),
+            (any(len(p) != 2 for p in (*s.flip_pairs, *s.limbs)),
+             "flip pairs and limbs are two names each"),
             (len(set(flipped)) < len(flipped), "a keypoint is in two flip pairs")):
         if wrong:
             raise ValueError(f"skeleton '{s.name}': {what}")
+    _check_sigmas(s)
+    _check_sides(s)
+
+# %% ../nbs/01_skeletons.ipynb #4bf928bc
+def _check_sigmas(s):
+    "Raises `ValueError` for a sigma that is not a positive number."
+    for name, sigma in zip(s.keypoints, s.sigmas, strict=True):
+        number = isinstance(sigma, Real) and not isinstance(sigma, bool)
+        if not number or not 0 < sigma < math.inf:  # false for NaN
+            raise ValueError(f"skeleton '{s.name}': the sigma of {name} must be a positive number, "
+                             f"not {sigma!r}")
+
+
+
+def _check_sides(s):
+    "Raises `ValueError` for a left_ or right_ keypoint that does not swap with its partner."
+    swap = {a: b for pair in s.flip_pairs for a, b in (pair, pair[::-1])}
+    for name in s.keypoints:
+        left, right = name.startswith('left_'), name.startswith('right_')
+        partner = f"{'right' if left else 'left'}_{name.partition('_')[2]}"
+        if (left or right) and swap.get(name) != partner:
+            raise ValueError(f"skeleton '{s.name}': {name} swaps with {swap.get(name, 'nothing')} "
+                             f"in a mirrored image; add ('{name}', '{partner}') to flip_pairs")
 
 # %% ../nbs/01_skeletons.ipynb #3910fbf3
 _PAIRS = tuple((f'left_{n}', f'right_{n}')
