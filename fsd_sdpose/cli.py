@@ -18,7 +18,14 @@ from typing import Annotated
 
 import typer
 
-from .annotations import annotated_people, convert_lspet, keypoint_category
+from fsd_sdpose.annotations import (
+    annotated_people,
+    box_shares,
+    convert_lspet,
+    image_table,
+    keypoint_category,
+    people_arrays,
+)
 from .data import PoseDataset, make_loader
 from .evaluation import CROWDED, crowd_index, evaluate, predict, write_results
 from .experiments import run_experiment
@@ -108,6 +115,9 @@ def describe_dataset(
     lines = {'keypoints': f"{skeleton.num_keypoints} ({skeleton.name})",
              'images': len(data['images']), 'people': len(people),
              'labelled joints per person': f"{labelled:.1f}"}
+    packed = people_arrays(people, image_table(data, file), skeleton.num_keypoints)
+    for name, share in box_shares(packed).items():
+        lines[name.replace('_', ' ')] = '-' if math.isnan(share) else f"{share:.1%}"
     crowding = [] if bad else list(crowd_index(data).values())
     if crowding:
         crowded = sum(c > CROWDED for c in crowding)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TOKEN_LOSS', 'TERM', 'QUICK_EVALUATOR', 'TrainConfig', 'make_config', 'build_losses', 'cycle_terms', 'sum_cycles',
            'total_loss', 'lr_factor', 'make_optimizer', 'Objective', 'channels_last', 'gradient_ratios', 'mask_values',
-           'train_step', 'LateLog', 'Progress', 'tensorboard_writer', 'validate', 'doubts', 'people_digest', 'Sitting',
-           'fit']
+           'train_step', 'LateLog', 'Progress', 'tensorboard_writer', 'validate', 'epoch_doubts', 'people_digest',
+           'Sitting', 'fit']
 
 # %% ../nbs/15_training.ipynb #53ac3c38
 import hashlib
@@ -511,7 +511,7 @@ def _check_epoch(epoch, run, rms, limit):
             f"the first is {bad[0]}. {REMEDY}")
 
 # %% ../nbs/15_training.ipynb #a8d4233d
-def doubts(
+def epoch_doubts(
     row: dict,  # of the history
     config: TrainConfig,  # of the run
 ) -> dict[str, str]:  # by what it is about
@@ -548,7 +548,7 @@ class _Watch:
                     f"epoch {row['epoch']}: the weights have moved by {share:.1g} of their size; "
                     f"lr={config.lr:g} with warmup_steps={config.warmup_steps} is too small")
         self.start = None
-        for about, text in doubts(row, config).items():
+        for about, text in epoch_doubts(row, config).items():
             if about not in self.said:
                 warnings.warn(text, stacklevel=3)
                 self.said.add(about)
@@ -617,13 +617,15 @@ def _new_run(model, losses, train_set, val_set, config, steps, facts, is_main):
 def people_digest(
     dataset,  # a `PoseDataset`; None: there is none
 ) -> str:  # number of people, their boxes and a digest; equal for equal people
-    "What a set shows, in one line."
+    "What a set shows, in one line; pixels count if there is a crop cache."
     if dataset is None:
         return 'none'
     digest = hashlib.sha256()
     for column in fields(dataset.people):
         value = getattr(dataset.people, column.name)
         digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+    if dataset.cache is not None:
+        digest.update(repr(dataset.cache.digests()).encode())  # of the pixels
     return f"{len(dataset)} people with {dataset.boxes}, digest {digest.hexdigest()[:12]}"
 
 # %% ../nbs/15_training.ipynb #24d69967
