@@ -37,7 +37,7 @@ OR_LOCKED = || { if [ -n "$$(ls .snakemake/locks 2>/dev/null)" ]; then echo "ano
 
 PAPERMILL = $(BIN)/papermill --log-output --no-progress-bar --start-timeout 900
 
-.PHONY: help demo grid start benchmarks unlock test quick hooks pages pair docs screenshots notebooks clean
+.PHONY: help demo grid start benchmarks soak unlock test quick hooks pages pair docs screenshots notebooks clean
 help:  ## this list
 	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
@@ -52,8 +52,9 @@ grid: $(READY)  ## runs of a study into results/: make grid STUDY=demo SEEDS="0 
 	  results=$(call q,RESULTS) threads=$(call q,THREADS) -- all $(OR_LOCKED)
 	@cat $(call q,RESULTS)/$(call q,STUDY)/table.md
 
+# to replace a record is to ask for it: a finished one would be left as it is
 start: $(READY)  ## train the demo's warm start again and replace the weights in the package
-	@mkdir -p _runs/notebooks
+	@mkdir -p _runs/notebooks; rm -f $(RESULTS)/demo_start/runs/no_distillation-seed0/record.json
 	@set -o pipefail; $(PAPERMILL) nbs/experiments/warm_start.ipynb _runs/notebooks/warm_start.ipynb -p full True -r out $(RESULTS)/demo_start/runs/no_distillation-seed0 \
 	  2>&1 | $(BIN)/python tools/plain_log.py
 
@@ -63,6 +64,9 @@ benchmarks: $(READY)  ## times of one model on this machine, into results/benchm
 	  -r precision $(PRECISION) -p batch $(BATCH) -r batches "$(BATCHES)" -p repeats $(REPEATS) -p people $(PEOPLE) -p workers $(WORKERS) -p compile $(COMPILE) -p demo_seeds $(DEMO_SEEDS) \
 	  -r out $(RESULTS)/benchmarks 2>&1 | $(BIN)/python tools/plain_log.py
 	@ls $(RESULTS)/benchmarks/speed-$(VARIANT)-*.json
+
+soak: $(READY)  ## kill, spoil and resume tiny runs for a quarter of an hour, into results/reliability
+	@$(BIN)/python tools/soak.py --out $(RESULTS)/reliability
 
 unlock: $(READY)  ## after a call of demo or grid was killed
 	@$(WORKFLOW) --unlock

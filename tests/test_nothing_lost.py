@@ -145,7 +145,8 @@ def test_a_new_run_clears_its_folder_and_no_more(tmp_path):
     "Nothing of an earlier run stands beside a new record; what a dead process left half is gone."
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    half = [tmp_path / f".record.json.{host_name()}-{pid}-1.part" for pid in (gone.pid, os.getpid())]
+    half = [tmp_path / f".record.json.{host_name()}-{pid}-1.part"
+            for pid in (gone.pid, os.getpid())]
     for file in (*half, tmp_path / "masks.npz", tmp_path / "mine.txt"):
         file.write_text("here before")
     tiny(tmp_path, settings=dict(save_every=0))

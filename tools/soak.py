@@ -32,6 +32,7 @@ STEPS = ("data", "validate 1", "step 1", "step 2", "validate 2", "step 3", "vali
          "remove")
 SIGNALS = ("KILL", "TERM", "INT")
 TIMES = ("started", "seconds", "peak_memory_mb", "sittings")  # what may differ in a record
+ENV = os.environ | dict(OMP_NUM_THREADS="1")
 WAIT = 1800  # seconds after which a process counts as stuck, on a busy machine too
 
 
@@ -46,8 +47,8 @@ def run(folder, *, point="", sent="", settings=None, method="fsd_adaptive", **op
     "One run in a process of its own, killed by a signal at a point, with what it said."
     task = dict(folder=str(folder), point=point, sent=sent, method=method, options=options,
                 settings=SETTINGS | (settings or {}))
-    done = subprocess.run([sys.executable, __file__, "--child", json.dumps(task)], timeout=WAIT,
-                          capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS="1"))
+    done = subprocess.run([sys.executable, __file__, "--child", json.dumps(task)], env=ENV,
+                          timeout=WAIT, capture_output=True, text=True)
     lines = [line for line in done.stderr.splitlines() if "Warning" not in line]
     return Ended(done.returncode, lines)
 
@@ -163,7 +164,8 @@ def refusals(reference, scratch):
     def same(): return digests(reference) == before
     again = run(reference, resume=True)
     yield dict(kind="refusal", case="resume a finished run", status=again.status,
-               ok=again.status == 0 and same(), found="every file as it was" if same() else "changed")
+               ok=again.status == 0 and same(),
+               found="every file as it was" if same() else "files have changed")
     yield refused("start on a finished run", run(reference), "holds a record already", same())
     stopped = Path(scratch, "stopped")
     run(stopped, point="step 3", sent="KILL")
@@ -226,8 +228,7 @@ def two_at_once(reference, scratch) -> dict:
     folder = Path(scratch, "two")
     task = dict(folder=str(folder), point="", sent="", method="fsd_adaptive", options={},
                 settings=SETTINGS)
-    first = subprocess.Popen([sys.executable, __file__, "--child", json.dumps(task)],
-                             env=os.environ | dict(OMP_NUM_THREADS="1"))
+    first = subprocess.Popen([sys.executable, __file__, "--child", json.dumps(task)], env=ENV)
     while not (folder / ".lock").exists() and first.poll() is None:
         time.sleep(.05)
     second = run(folder, settings=dict(epochs=1))
