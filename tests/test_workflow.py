@@ -62,7 +62,7 @@ def test_one_job_per_run_and_per_point(tmp_path):
     (dict(sweeps="fg"), "unknown sweep 'fg'"),
     (dict(results=ROOT / "results"), "name another folder with results="),
     (dict(results="_runs/{x}"), "results is '_runs/{x}': name a folder without braces"),
-    (dict(scratch="{x}"), "scratch is '{x}': name a folder without braces"),
+    (dict(scratch="s{x}"), "scratch is 's{x}': name a folder without braces"),
     (dict(threads="1;touch x"), "threads must be a whole number of at least 1, not '1;touch x'"),
     (dict(threads=0), "threads must be a whole number of at least 1, not 0"),
     (dict(threads="true"), "threads must be a whole number of at least 1, not 'true'")],
