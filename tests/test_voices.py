@@ -1,15 +1,18 @@
 """Faults that would go unheard are refused in one line, or warned of with a number."""
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from fsd_sdpose import comparisons, evaluation, losses, masks
+from fsd_sdpose import comparisons, evaluation, heatmaps, losses, masks
+from fsd_sdpose.crops import Augmentation, plan_crops
 from fsd_sdpose.models import sdpose
 from fsd_sdpose.prediction import load_model
 from fsd_sdpose.skeletons import COCO, Skeleton
+from fsd_sdpose.synthetic import make_dataset
 
 NAN, INF = math.nan, math.inf
 
@@ -133,24 +136,24 @@ def test_a_token_loss_that_drowns_the_heatmaps(kind, recwarn):
 
 
 def test_a_mask_that_is_empty_shows():
-    heatmaps, grid = torch.rand(2, 3, 8, 6, generator=torch.Generator().manual_seed(0)), (4, 3)
-    heatmaps[1] = 0
-    mask, weights = losses.mask_and_weights(losses.build_loss(dict(type=FSD)), heatmaps, grid)
+    maps, grid = torch.rand(2, 3, 8, 6, generator=torch.Generator().manual_seed(0)), (4, 3)
+    maps[1] = 0
+    mask, weights = losses.mask_and_weights(losses.build_loss(dict(type=FSD)), maps, grid)
     state = losses.mask_state(mask)
     assert state["mask_foreground"] == pytest.approx((mask > .5).double().mean().item())
     assert state["mask_mean"] == pytest.approx(mask.double().mean().item())
     assert weights[1].eq(.5).all()
     blind = losses.build_loss(dict(type=FSD, threshold=.999, temperature=.01))
-    state = losses.mask_state(losses.mask_and_weights(blind, .9 * heatmaps, grid)[0])
+    state = losses.mask_state(losses.mask_and_weights(blind, .9 * maps, grid)[0])
     assert state == dict(mask_mean=pytest.approx(0, abs=1e-9), mask_foreground=0)
 
 
 def test_weights_of_a_dynamic_loss_are_those_of_the_moment():
     loss = losses.build_loss(dict(type=DYNAMIC, start_epoch=0, end_epoch=10))
-    heatmaps = torch.zeros(1, 2, 8, 6)
+    maps = torch.zeros(1, 2, 8, 6)
     for epoch, background in ((0, 1.), (5, .65), (10, .3)):
         loss.set_epoch(epoch)
-        weights = losses.mask_and_weights(loss, heatmaps, (4, 3))[1]
+        weights = losses.mask_and_weights(loss, maps, (4, 3))[1]
         assert weights.unique().tolist() == [pytest.approx(background)]
 
 
@@ -324,3 +327,61 @@ def test_draws_that_cannot_be_drawn(change, words):
     with pytest.raises(ValueError) as error:
         comparisons.paired_bootstrap(truth(), found(), found(), **change)
     one_line(error, words)
+
+
+# ---- heatmaps, crops and drawn data --------------------------------------------------------------
+
+ONE = torch.full((1, 1, 2), 42.), torch.ones(1, 1)
+
+
+@pytest.mark.parametrize("change, kind", [
+    (dict(sigma=1e-9), ValueError), (dict(sigma=.2), ValueError), (dict(sigma=1e9), ValueError),
+    (dict(sigma=NAN), TypeError), (dict(sigma="2"), TypeError), (dict(sigma=True), TypeError),
+    (dict(stride=1e-9), ValueError), (dict(stride=NAN), TypeError)])
+def test_targets_from_which_nothing_is_learned(change, kind):
+    (name, _), = change.items()
+    with pytest.raises(kind) as error:
+        heatmaps.encode(*ONE, **change)
+    one_line(error, f"{name} must be")
+
+
+@pytest.mark.parametrize("change, words", [
+    (dict(kernel=11.), "kernel must be odd"), (dict(kernel="11"), "kernel must be odd"),
+    (dict(kernel=True), "kernel must be odd"), (dict(kernel=10**9 + 1), "kernel must be odd"),
+    (dict(stride=NAN), "stride must be"), (dict(stride=0.), "stride must be"),
+    (dict(stride="4"), "stride must be")])
+def test_a_heatmap_that_cannot_be_decoded(change, words):
+    with pytest.raises((TypeError, ValueError)) as error:
+        heatmaps.decode(torch.rand(1, 1, 16, 16), **change)
+    one_line(error, words)
+
+
+@pytest.mark.parametrize("order", [[0, 0, 1], [1, 2, 0], [0, 1, 7]], ids=str)
+def test_mirrored_keypoints_that_do_not_swap(order):
+    with pytest.raises(ValueError) as error:
+        heatmaps.flip_merge(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8), order)
+    one_line(error, f"flip_index {order}")
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(Augmentation)])
+@pytest.mark.parametrize("value", [NAN, INF, "0.1", True, None, -.1, 1e9], ids=str)
+def test_an_augmentation_out_of_range(name, value):
+    with pytest.raises((TypeError, ValueError)) as error:
+        Augmentation(**{name: value})
+    one_line(error, f"Augmentation: {name} must be")
+
+
+@pytest.mark.parametrize("size", [256, "256", (256,), (256., 192), (0, 192)], ids=str)
+def test_crops_of_no_size(size):
+    with pytest.raises(ValueError) as error:
+        plan_crops(None, size, None, COCO)
+    one_line(error, "input_size is (height, width)", repr(size))
+
+
+@pytest.mark.parametrize("content", ["[]", '{"info": {}}', '{"info": {"settings": {}}}',
+                                     '{"info": {"settings": {}}, "images": [1]}', "{"])
+def test_a_folder_with_a_damaged_drawn_set(content, tmp_path):
+    (tmp_path / "person_keypoints.json").write_text(content)
+    with pytest.raises(FileExistsError) as error:
+        make_dataset(tmp_path, 2)
+    one_line(error, str(tmp_path), "no finished synthetic data set", "delete it", "overwrite=True")
