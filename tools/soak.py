@@ -8,6 +8,7 @@ case) and soak.json (command, commit, versions, device).
 import argparse
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -40,7 +41,8 @@ WAIT = 1800  # seconds after which a process counts as stuck, on a busy machine 
 class Ended:
     "How a process ended."
     status: int
-    lines: list[str]
+    lines: list[str]  # on standard error, but for warnings
+    epoch: int | None = None  # after which it went on, 0: from the beginning; None: not resumed
 
 
 def run(folder, *, point="", sent="", settings=None, method="fsd_adaptive", **options) -> Ended:
@@ -50,7 +52,8 @@ def run(folder, *, point="", sent="", settings=None, method="fsd_adaptive", **op
     done = subprocess.run([sys.executable, __file__, "--child", json.dumps(task)], env=ENV,
                           timeout=WAIT, capture_output=True, text=True)
     lines = [line for line in done.stderr.splitlines() if "Warning" not in line]
-    return Ended(done.returncode, lines)
+    went_on = re.search(r"going on after epoch (\d+)|starts from the beginning", done.stdout)
+    return Ended(done.returncode, lines, went_on and int(went_on[1] or 0))
 
 
 def child(folder, point, sent, method, settings, options):
@@ -147,7 +150,7 @@ def kill(point, sent, reference, scratch) -> dict:
     differ = differences(folder, reference) if again.status == 0 else str(again.lines[-1:])
     stray = set(names(folder)) - set(names(reference))
     return dict(kind="kill", case=point, signal=sent, status=ended.status, left=" ".join(left),
-                ok=ended.status != 0 and not differ and not stray,
+                resumed_after=again.epoch, ok=ended.status != 0 and not differ and not stray,
                 found=differ or "equal to the undisturbed run")
 
 
@@ -256,7 +259,7 @@ def soak(only, out):
         shutil.rmtree(reference)
     table = pd.DataFrame(rows)
     if not only:
-        write_csv(Path(out, "soak.csv"), table.assign(status=table.status.astype("Int64")))
+        write_csv(Path(out, "soak.csv"), table.convert_dtypes())
         about = dict(command="make soak", seconds=round(time.time() - started), settings=SETTINGS)
         write_json(Path(out, "soak.json"), about | dict(environment=environment("cpu")), indent=1)
     print(f"{table.ok.sum()} of {len(table)} as they must be")
