@@ -410,7 +410,7 @@ def picture_bytes(
     except FileNotFoundError as e:
         raise FileNotFoundError(f"no image {path}") from e
     if not stat.S_ISREG(info.st_mode):
-        raise ValueError(f"image {path} is no regular file but a folder, pipe or device")
+        raise ValueError(f"image {path} is no regular file but a directory, pipe or device")
     if not info.st_size:
         raise ValueError(f"image {path} is empty (0 bytes)")
     if info.st_size > MAX_BYTES:
