@@ -64,6 +64,7 @@ def child(folder, point, sent, method, settings, options):
     if point:
         set_trap(point, getattr(signal, f"SIG{sent}"))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job would ignore it
     if limit:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
