@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHECKED_BYTES', 'IMAGENET_MEAN', 'IMAGENET_STD', 'image_stats', 'ImageReader', 'read_images', 'image_rects',
-           'cache_name', 'read_note', 'pixel_digest', 'build_cache', 'cache_fault', 'locked', 'remove_leftovers',
-           'CropCache', 'bad_images', 'make_sample', 'PoseDataset', 'shared_pictures', 'EpochSampler', 'make_loader',
-           'to_input']
+           'cache_name', 'read_note', 'pixel_digest', 'build_cache', 'cache_fault', 'locked', 'CropCache', 'bad_images',
+           'make_sample', 'PoseDataset', 'shared_pictures', 'EpochSampler', 'make_loader', 'to_input']
 
 # %% ../nbs/10_data.ipynb #f3ad9e08
 import hashlib
@@ -41,7 +40,7 @@ from fsd_sdpose.crops import (
     sample_rng,
     warp_rect,
 )
-from .files import replacing
+from .files import remove_leftovers, replacing
 
 # %% ../nbs/10_data.ipynb #780af482
 _MISSING, _OUTSIDE = (-1, -1), (-2, -2)
@@ -272,16 +271,6 @@ def _is_at(file, path):
     except FileNotFoundError:
         return False
 
-# %% ../nbs/10_data.ipynb #b2aad6e0
-def remove_leftovers(
-    path: Path,  # a cache file
-    age: float = 3600.,  # seconds without a change
-):
-    "Delete what an interrupted build left behind."
-    for part in path.parent.glob(f'.{path.name}.*'):
-        if time.time() - part.stat().st_mtime > age:
-            part.unlink(missing_ok=True)
-
 # %% ../nbs/10_data.ipynb #3982a590
 class CropCache:
     "The rectangles of M images in one memory-mapped file, built if it is missing or damaged."
@@ -298,7 +287,7 @@ class CropCache:
         at = self.path, self.offsets, time.time_ns()
         if cache_fault(*at):
             with locked(self.path.with_suffix('.lock')):
-                remove_leftovers(self.path)
+                remove_leftovers(self.path.parent)
                 if fault := cache_fault(*at):  # nobody built it meanwhile
                     if self.path.exists():
                         warnings.warn(f"{self.path} {fault}; it is built again", stacklevel=2)
