@@ -563,7 +563,7 @@ def test_interrupted_build_leaves_nothing(toy, monkeypatch):
 
 def test_what_an_older_interrupted_build_left_is_removed(toy):
     path = toy.dataset(cache=toy.folder / 'c').cache.path
-    old, new = (path.with_name(f'.{path.name}.{n}') for n in (1, 2))
+    old, new = (path.with_name(f'.{path.name}.elsewhere-{n}-1.part') for n in (1, 2))
     for part in (path, old, new):
         part.write_bytes(b'half')
     os.utime(old, (0, 0))
