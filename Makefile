@@ -54,19 +54,19 @@ grid: $(READY)  ## runs of a study into results/: make grid STUDY=demo SEEDS="0 
 
 # to replace a record is to ask for it: a finished one would be left as it is
 start: $(READY)  ## train the demo's warm start again and replace the weights in the package
-	@mkdir -p _runs/notebooks; rm -f $(RESULTS)/demo_start/runs/no_distillation-seed0/record.json
-	@set -o pipefail; $(PAPERMILL) nbs/experiments/warm_start.ipynb _runs/notebooks/warm_start.ipynb -p full True -r out $(RESULTS)/demo_start/runs/no_distillation-seed0 \
+	@mkdir -p _runs/notebooks; rm -f $(call q,RESULTS)/demo_start/runs/no_distillation-seed0/record.json
+	@set -o pipefail; $(PAPERMILL) nbs/experiments/warm_start.ipynb _runs/notebooks/warm_start.ipynb -p full True -r out $(call q,RESULTS)/demo_start/runs/no_distillation-seed0 \
 	  2>&1 | $(BIN)/python tools/plain_log.py
 
 benchmarks: $(READY)  ## times of one model on this machine, into results/benchmarks: VARIANT=t DEVICE=cuda BATCH=128 BATCHES="64 128 256" WORKERS=16 COMPILE=True
 	@mkdir -p _runs/notebooks
-	@set -o pipefail; OMP_NUM_THREADS=$(THREADS) $(PAPERMILL) nbs/benchmarks.ipynb _runs/notebooks/benchmarks-$(VARIANT).ipynb -r variant $(VARIANT) -r device $(DEVICE) \
-	  -r precision $(PRECISION) -p batch $(BATCH) -r batches "$(BATCHES)" -p repeats $(REPEATS) -p people $(PEOPLE) -p workers $(WORKERS) -p compile $(COMPILE) -p demo_seeds $(DEMO_SEEDS) \
-	  -r out $(RESULTS)/benchmarks 2>&1 | $(BIN)/python tools/plain_log.py
-	@ls $(RESULTS)/benchmarks/speed-$(VARIANT)-*.json
+	@set -o pipefail; OMP_NUM_THREADS=$(call q,THREADS) $(PAPERMILL) nbs/benchmarks.ipynb _runs/notebooks/benchmarks-$(call q,VARIANT).ipynb -r variant $(call q,VARIANT) -r device $(call q,DEVICE) \
+	  -r precision $(call q,PRECISION) -p batch $(call q,BATCH) -r batches $(call q,BATCHES) -p repeats $(call q,REPEATS) -p people $(call q,PEOPLE) -p workers $(call q,WORKERS) -p compile $(call q,COMPILE) -p demo_seeds $(call q,DEMO_SEEDS) \
+	  -r out $(call q,RESULTS)/benchmarks 2>&1 | $(BIN)/python tools/plain_log.py
+	@ls $(call q,RESULTS)/benchmarks/speed-$(call q,VARIANT)-*.json
 
 soak: $(READY)  ## kill, spoil and resume tiny runs for a quarter of an hour, into results/reliability
-	@$(BIN)/python tools/soak.py --out $(RESULTS)/reliability
+	@$(BIN)/python tools/soak.py --out $(call q,RESULTS)/reliability
 
 unlock: $(READY)  ## after a call of demo or grid was killed
 	@$(WORKFLOW) --unlock
