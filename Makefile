@@ -31,37 +31,44 @@ export PYTHONWARNINGS ?= ignore::FutureWarning
 # files and messages are UTF-8, whatever the locale
 export PYTHONUTF8 ?= 1
 
+# a variable's value for the shell, quoted and not expanded: folders and names are data
+q = '$(subst ','\'',$(value $1))'
 # the workflow, see workflow/Snakefile; the profiles switch off snakemake's own messages, also the one about a lock
-WORKFLOW = $(BIN)/python -m snakemake --snakefile workflow/Snakefile --profile workflow/profiles/$(PROFILE)
+WORKFLOW = $(BIN)/python -m snakemake --snakefile workflow/Snakefile --profile workflow/profiles/$(call q,PROFILE)
 OR_LOCKED = || { if [ -n "$$(ls .snakemake/locks 2>/dev/null)" ]; then echo "another call is running here, or one was killed: wait for it, or 'make unlock'" >&2; fi; exit 1; }
 
 PAPERMILL = $(BIN)/papermill --log-output --no-progress-bar --start-timeout 900
 
-.PHONY: help demo grid start benchmarks unlock test quick coverage mutants hooks pages pair docs screenshots notebooks clean
+.PHONY: help demo grid start benchmarks soak unlock test quick coverage mutants hooks pages pair docs screenshots notebooks clean
 help:  ## this list
 	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(READY)  ## the guide's methods on drawn people, table and figures (_runs/demo); METHODS="baseline fsd" SEEDS="0 1" for others
-	@$(WORKFLOW) --config study=demo "methods=$(or $(METHODS),guide)" "seeds=$(or $(SEEDS),0)" results=_runs threads=$(THREADS) -- table $(OR_LOCKED)
+	@$(WORKFLOW) --config study=demo methods=$(if $(value METHODS),$(call q,METHODS),guide) seeds=$(if $(value SEEDS),$(call q,SEEDS),0) \
+	  results=_runs threads=$(call q,THREADS) -- table $(OR_LOCKED)
 	@cat _runs/demo/table.md; echo; echo "table, records and figures: _runs/demo; the notebooks as they ran: _runs/notebooks/demo"
 
 # a record that is there stands; RERUN=1 repeats those made here with other code or settings
 grid: $(READY)  ## runs of a study into results/: make grid STUDY=demo SEEDS="0 1 2" METHODS="baseline fsd" SWEEPS=all PROFILE=slurm
-	@$(WORKFLOW) $(if $(RERUN),,--rerun-triggers software-env) --config study=$(STUDY) "methods=$(METHODS)" "seeds=$(SEEDS)" "sweeps=$(SWEEPS)" \
-	  results=$(RESULTS) threads=$(THREADS) -- all $(OR_LOCKED)
-	@cat $(RESULTS)/$(STUDY)/table.md
+	@$(WORKFLOW) $(if $(RERUN),,--rerun-triggers software-env) --config study=$(call q,STUDY) methods=$(call q,METHODS) seeds=$(call q,SEEDS) sweeps=$(call q,SWEEPS) \
+	  results=$(call q,RESULTS) threads=$(call q,THREADS) -- all $(OR_LOCKED)
+	@cat $(call q,RESULTS)/$(call q,STUDY)/table.md
 
+# to replace a record is to ask for it: a finished one would be left as it is
 start: $(READY)  ## train the demo's warm start again and replace the weights in the package
-	@mkdir -p _runs/notebooks
-	@set -o pipefail; $(PAPERMILL) nbs/experiments/warm_start.ipynb _runs/notebooks/warm_start.ipynb -p full True -r out $(RESULTS)/demo_start/runs/no_distillation-seed0 \
+	@mkdir -p _runs/notebooks; rm -f $(call q,RESULTS)/demo_start/runs/no_distillation-seed0/record.json
+	@set -o pipefail; $(PAPERMILL) nbs/experiments/warm_start.ipynb _runs/notebooks/warm_start.ipynb -p full True -r out $(call q,RESULTS)/demo_start/runs/no_distillation-seed0 \
 	  2>&1 | $(BIN)/python tools/plain_log.py
 
 benchmarks: $(READY)  ## times of one model on this machine, into results/benchmarks: VARIANT=t DEVICE=cuda BATCH=128 BATCHES="64 128 256" WORKERS=16 COMPILE=True
 	@mkdir -p _runs/notebooks
-	@set -o pipefail; OMP_NUM_THREADS=$(THREADS) $(PAPERMILL) nbs/benchmarks.ipynb _runs/notebooks/benchmarks-$(VARIANT).ipynb -r variant $(VARIANT) -r device $(DEVICE) \
-	  -r precision $(PRECISION) -p batch $(BATCH) -r batches "$(BATCHES)" -p repeats $(REPEATS) -p people $(PEOPLE) -p workers $(WORKERS) -p compile $(COMPILE) -p demo_seeds $(DEMO_SEEDS) \
-	  -r out $(RESULTS)/benchmarks 2>&1 | $(BIN)/python tools/plain_log.py
-	@ls $(RESULTS)/benchmarks/speed-$(VARIANT)-*.json
+	@set -o pipefail; OMP_NUM_THREADS=$(call q,THREADS) $(PAPERMILL) nbs/benchmarks.ipynb _runs/notebooks/benchmarks-$(call q,VARIANT).ipynb -r variant $(call q,VARIANT) -r device $(call q,DEVICE) \
+	  -r precision $(call q,PRECISION) -p batch $(call q,BATCH) -r batches $(call q,BATCHES) -p repeats $(call q,REPEATS) -p people $(call q,PEOPLE) -p workers $(call q,WORKERS) -p compile $(call q,COMPILE) -p demo_seeds $(call q,DEMO_SEEDS) \
+	  -r out $(call q,RESULTS)/benchmarks 2>&1 | $(BIN)/python tools/plain_log.py
+	@ls $(call q,RESULTS)/benchmarks/speed-$(call q,VARIANT)-*.json
+
+soak: $(READY)  ## kill, spoil and resume tiny runs for a quarter of an hour, into results/reliability
+	@$(BIN)/python tools/soak.py --out $(call q,RESULTS)/reliability
 
 unlock: $(READY)  ## after a call of demo or grid was killed
 	@$(WORKFLOW) --unlock

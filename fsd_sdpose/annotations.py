@@ -6,9 +6,10 @@
 __all__ = ['MAX_PX', 'AREA_SHARE', 'BOX_MARGIN', 'MOST_BOXES', 'MOST_JOINTS', 'MAX_BYTES', 'MAX_PIXELS', 'LSP_KEYPOINTS',
            'LSP_SPLITS', 'LSP_LIMBS', 'LSP_TITLE', 'shown', 'is_whole', 'keypoint_category', 'bad_file_name',
            'bad_image', 'image_table', 'as_numbers', 'bad_annotation', 'bad_values', 'as_person', 'refuse',
-           'annotated_people', 'bad_detection', 'detected_people', 'People', 'people_arrays', 'box_shares', 'doubts',
-           'PeopleFile', 'picture_bytes', 'jpeg_segments', 'jpeg_complete', 'tiff_entries', 'turned_by_exif',
-           'header_size', 'check_header', 'read_image', 'read_lsp_joints', 'lsp_annotation', 'convert_lspet']
+           'annotated_people', 'bad_detection', 'detected_people', 'People', 'people_arrays', 'box_shares',
+           'people_doubts', 'PeopleFile', 'picture_bytes', 'jpeg_segments', 'jpeg_complete', 'tiff_entries',
+           'turned_by_exif', 'header_size', 'check_header', 'read_image', 'read_lsp_joints', 'lsp_annotation',
+           'convert_lspet']
 
 # %% ../nbs/08_annotations.ipynb #86f490ab
 import math
@@ -350,7 +351,7 @@ def box_shares(
     return {name: float(v.mean()) if v.size else math.nan for name, v in shares.items()}
 
 # %% ../nbs/08_annotations.ipynb #8c8ce4d5
-def doubts(
+def people_doubts(
     people: People,  # from `people_arrays`
 ) -> list[str]:  # sentences with numbers
     "What makes the boxes and joints of a file suspicious."
@@ -393,7 +394,7 @@ class PeopleFile:
                              f"left out: {dict(self.filtered)}")
         images = image_table(data, annotation_file)
         self.people = people_arrays(people, images, self.skeleton.num_keypoints)
-        for doubt in doubts(self.people):
+        for doubt in people_doubts(self.people):
             warnings.warn(f"{annotation_file if str(boxes) == 'gt' else boxes}: {doubt}",
                           stacklevel=2)
 
@@ -410,7 +411,7 @@ def picture_bytes(
     except FileNotFoundError as e:
         raise FileNotFoundError(f"no image {path}") from e
     if not stat.S_ISREG(info.st_mode):
-        raise ValueError(f"image {path} is no regular file but a folder, pipe or device")
+        raise ValueError(f"image {path} is no regular file but a directory, pipe or device")
     if not info.st_size:
         raise ValueError(f"image {path} is empty (0 bytes)")
     if info.st_size > MAX_BYTES:

@@ -197,7 +197,8 @@ def _save_state(run, folder):
     "Write everything that training changes to one file, atomically, and keep the file before it."
     last, before = (Path(folder, name) for name in STATES)
     state = {name: getattr(run, name).state_dict() for name in _PARTS}
-    state |= dict(settings=run.settings, rows=run.rows, best=run.best, sittings=run.sittings)
+    state |= dict(settings=run.settings, rows=run.rows, best=run.best)
+    state['sittings'] = [dict(s) for s in run.sittings]
     state['random'] = dict(cpu=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all())
     with _writing(last) as temporary:
         torch.save(state, temporary)

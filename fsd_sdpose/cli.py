@@ -11,12 +11,21 @@ __all__ = ['plain', 'app', 'data_app', 'EXPECTED', 'CONTROLS', 'STUDY_HELP', 'ME
 import functools
 import math
 import os
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .annotations import annotated_people, convert_lspet, keypoint_category
+from fsd_sdpose.annotations import (
+    annotated_people,
+    box_shares,
+    convert_lspet,
+    image_table,
+    keypoint_category,
+    people_arrays,
+)
 from .data import PoseDataset, make_loader
 from .evaluation import CROWDED, crowd_index, evaluate, predict, write_results
 from .experiments import run_experiment
@@ -59,7 +68,8 @@ def short_errors(
     return inner
 
 def main():
-    "Entry point of the program `fsd-sdpose`."
+    "Entry point of the program `fsd-sdpose`; a polite kill cleans up as Ctrl-C does."
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     app()
 
 # %% ../nbs/22_cli.ipynb #1d7e5277
@@ -105,6 +115,9 @@ def describe_dataset(
     lines = {'keypoints': f"{skeleton.num_keypoints} ({skeleton.name})",
              'images': len(data['images']), 'people': len(people),
              'labelled joints per person': f"{labelled:.1f}"}
+    packed = people_arrays(people, image_table(data, file), skeleton.num_keypoints)
+    for name, share in box_shares(packed).items():
+        lines[name.replace('_', ' ')] = '-' if math.isnan(share) else f"{share:.1%}"
     crowding = [] if bad else list(crowd_index(data).values())
     if crowding:
         crowded = sum(c > CROWDED for c in crowding)
@@ -145,7 +158,7 @@ def train(
     data: Annotated[Path | None, typer.Option(
         help="Folder of the datasets; default: environment variable FSD_DATA.")] = None,
     resume: Annotated[bool, typer.Option(
-        help="Continue a stopped run with the same settings in that folder.")] = False,
+        help="Go on with a stopped run in that folder; a finished one stands.")] = False,
     keep_weights: Annotated[bool, typer.Option(help="Keep last.safetensors, for predict.")] = False,
     quiet: Annotated[bool, typer.Option(help="Show no progress.")] = False,
 ):

@@ -9,6 +9,7 @@ __all__ = ['MARGIN', 'RECALLS', 'contrast', 'ImageMatches', 'image_matches', 'we
 # %% ../nbs/12_comparisons.ipynb #54d3b86e
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from scipy import stats
 
 from .evaluation import coco_evaluator, crowd_images, joint_table, read_both
+from .heatmaps import number
 from .skeletons import Skeleton
 
 # %% ../nbs/12_comparisons.ipynb #5f9004e3
@@ -30,7 +32,10 @@ def contrast(
     margin: float = MARGIN,  # a smaller gain does not matter, points; NaN: there is no such margin
     level: float = .95,  # confidence of the interval
 ) -> dict:  # difference, low, high, p (of none), p_margin (of `margin` or more), seeds, images
-    "Mean difference over seeds, @eq-crossed; raises `ValueError` where the seeds differ."
+    "Mean difference over seeds, @eq-crossed; raises `ValueError` for other seeds or no numbers."
+    _check_level('level', level)
+    if margin == margin:  # not NaN
+        number('margin', margin)
     d = _differences(scores, reference)
     n, mean = len(d), float(d.mean())
     out = dict.fromkeys(('difference', 'low', 'high', 'p', 'p_margin'), math.nan)
@@ -39,7 +44,7 @@ def contrast(
         return out  # one seed says nothing about chance
     parts = [(d.var(ddof=1) / n, n - 1)]
     if drawn and reference_drawn:
-        shift = np.mean([np.subtract(drawn[k], reference_drawn[k]) for k in scores], axis=0)
+        shift = _mean_shift(drawn, reference_drawn, scores, images)
         parts.append((np.nanvar(shift, ddof=1), images - 1))
         out['images'] = images
     total = sum(v for v, _ in parts)
@@ -54,14 +59,41 @@ def contrast(
 
 # %% ../nbs/12_comparisons.ipynb #eeb16a21
 def _differences(scores, reference):
-    "Differences by seed (n,); raises also for a score that is not finite."
+    "Differences by seed (n,); raises for a seed that is not whole or a score that is not finite."
     if scores.keys() != reference.keys() or not scores:
         raise ValueError(f"a pair needs the same seeds on both sides, "
-                         f"not {sorted(scores)} and {sorted(reference)}")
-    d = np.array([scores[k] - reference[k] for k in scores], float)
-    if bad := [k for k, v in zip(scores, d, strict=True) if not np.isfinite(v)]:
-        raise ValueError(f"the scores of seeds {bad} are not finite")
-    return d
+                         f"not {list(scores)} and {list(reference)}")
+    if odd := [k for k in scores if not isinstance(k, int | np.integer) or isinstance(k, bool)]:
+        raise ValueError(f"the seeds {odd} are not whole numbers")
+    pairs = {k: (scores[k], reference[k]) for k in scores}
+    if bad := [k for k, pair in pairs.items() if not all(map(_is_finite, pair))]:
+        raise ValueError(f"the scores of seeds {bad} are not finite numbers: {pairs[bad[0]]}")
+    return np.array([a - b for a, b in pairs.values()], float)
+
+def _is_finite(v):
+    return isinstance(v, Real) and not isinstance(v, bool) and math.isfinite(v)
+
+def _check_level(name, value):
+    "Raises unless `value` is a share between 0 and 1, without the ends."
+    if not 0 < number(name, value) < 1:
+        raise ValueError(f"{name} must be in (0, 1), not {value}")
+
+# %% ../nbs/12_comparisons.ipynb #184f458e
+def _mean_shift(drawn, reference_drawn, seeds, images):
+    "Mean difference (R,) over the seeds in each draw; raises for draws that do not fit together."
+    if images < 2:
+        raise ValueError(f"images must say how many pictures were drawn from, at least 2, "
+                         f"not {images}")
+    if lacking := [k for k in seeds if k not in drawn or k not in reference_drawn]:
+        raise ValueError(f"there are no draws of seeds {lacking}")
+    pairs = [(np.asarray(drawn[k], float), np.asarray(reference_drawn[k], float)) for k in seeds]
+    shapes = sorted({d.shape for pair in pairs for d in pair})
+    if len(shapes) > 1 or len(shapes[0]) != 1 or shapes[0][0] < 2:
+        raise ValueError(f"draws must be as many on both sides, at least 2, not {shapes}")
+    for k, pair in zip(seeds, pairs, strict=True):  # NaN: nobody in that draw
+        if np.isinf(pair).any() or np.isnan(pair).all():
+            raise ValueError(f"the draws of seed {k} are infinite, or all NaN")
+    return np.mean([a - b for a, b in pairs], axis=0)
 
 # %% ../nbs/12_comparisons.ipynb #aa4280d4
 @dataclass(frozen=True)
@@ -117,6 +149,7 @@ def metric_draws(
     seed: int = 0,  # of the draws
 ) -> pd.DataFrame:  # (R, metrics) points; NaN in draws without anybody to score
     "Metrics of `evaluate` in draws of the pictures; raises `ValueError` for any other metric."
+    _check_draws(resamples, seed)
     data, rows, skeleton = read_both(ground_truth, results)
     ids, out = [im['id'] for im in data['images']], {}
     draws = _draw_pictures(range(len(ids)), len(ids), resamples, seed)
@@ -135,6 +168,13 @@ def metric_draws(
     return pd.DataFrame(out, columns=list(metrics))
 
 # %% ../nbs/12_comparisons.ipynb #d3da6c7f
+def _check_draws(resamples, seed):
+    "Raises unless there is a whole number of draws, and of the seed."
+    for name, value, low in (('resamples', resamples, 1), ('seed', seed, 0)):
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not whole or value < low:
+            raise ValueError(f"{name} must be a whole number, {low} or more, not {value!r}")
+
 def _draw_pictures(pool, images, resamples, seed):
     "How often each picture counts (R,I) in draws of as many as the pool of positions has."
     rng = np.random.default_rng(seed)
@@ -178,9 +218,8 @@ def paired_bootstrap(
     skeleton: Skeleton | None = None,  # None: the one the file names
 ) -> dict:  # AP, reference, difference, low, high in points; images, resamples
     "Percentile interval of the AP difference of two results over the images they share."
-    if resamples < 1 or not 0 < level < 1:
-        raise ValueError(f"resamples must be positive and level in (0, 1), "
-                         f"not {resamples} and {level}")
+    _check_draws(resamples, seed)
+    _check_level('level', level)
     a, b = (image_matches(coco_evaluator(*read_both(ground_truth, r, skeleton)))
             for r in (results, reference))
     once = np.isin(a.ids, a.ids if image_ids is None else list(image_ids)).astype(float)
@@ -211,7 +250,13 @@ def judge(
     margin: float = MARGIN,  # that the contrasts were made with
     alpha: float = .05,  # accepted chance of any false gain or loss, and of any false 'no gain'
 ) -> pd.DataFrame:  # the rows with p_holm and verdict
-    "Holm's correction over the rows of a table, and each row in a word."
+    "Holm's correction and each row in a word; raises `ValueError` for what are no numbers."
+    number('margin', margin)
+    _check_level('alpha', alpha)
+    if not contrasts:
+        raise ValueError("there are no rows to judge")
+    for n, c in enumerate(contrasts):
+        _check_contrast(n, c)
     table = pd.DataFrame(contrasts)
     table['p_holm'], small = holm(table['p']), holm(table['p_margin'])
     real, up = table['p_holm'] < alpha, table['difference'] > 0
@@ -220,3 +265,14 @@ def judge(
     cases = [blind, real & up, real & ~up, small < alpha]
     table['verdict'] = np.select(cases, words, 'undecided')
     return table
+
+# %% ../nbs/12_comparisons.ipynb #f4a439f9
+def _check_contrast(n, c):
+    "Raises for a row without a finite difference, or with a p that is no probability or NaN."
+    if lacking := {'difference', 'p', 'p_margin', 'images'} - set(c):
+        raise ValueError(f"row {n} lacks {sorted(lacking)}; rows are those of `contrast`")
+    if not _is_finite(c['difference']):
+        raise ValueError(f"row {n}: the difference is {c['difference']!r}, not a finite number")
+    for k in ('p', 'p_margin'):
+        if not isinstance(c[k], Real) or not (math.isnan(c[k]) or 0 <= c[k] <= 1):
+            raise ValueError(f"row {n}: {k} is {c[k]!r}, not a probability")

@@ -8,12 +8,13 @@ __all__ = ['PIXEL_STD', 'box_to_center_scale', 'crop_matrix', 'apply_matrix', 'i
 
 # %% ../nbs/09_crops.ipynb #4baafd3f
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import cv2
 import numpy as np
 
 from .annotations import People
+from .heatmaps import number
 from .skeletons import Skeleton
 
 # %% ../nbs/09_crops.ipynb #0a1b2aff
@@ -81,20 +82,21 @@ class Augmentation:
     half_body: float = .3  # probability of a half-body crop, if enough joints are labelled
     half_body_joints: int = 9  # lowest number of labelled joints for it
     half_body_upper: float = .69  # share of these that show the upper body
-    shift: float = .16  # the centre moves by up to this share of the crop
+    shift: float = .16  # the centre moves by up to this share of the crop, at most 1
     shift_prob: float = .3  # probability of a shift
     scale: float = .35  # standard deviation of the magnification, cut off at one deviation
-    rotation: float = 45.  # standard deviation of the angle in degrees, cut off at two deviations
+    rotation: float = 45.  # standard deviation of the angle in degrees, at most 180; cut off at two
     rotation_prob: float = .6  # probability of a rotation
 
     def __post_init__(self):
-        for n in ('flip', 'half_body', 'half_body_upper', 'shift_prob', 'rotation_prob'):
-            if not 0 <= getattr(self, n) <= 1:
-                raise ValueError(f"Augmentation: {n} is a probability, not {getattr(self, n)}")
-        if not 0 <= self.scale < 1:
-            raise ValueError(f"Augmentation: scale must be in [0, 1), not {self.scale}")
-        if self.shift < 0 or self.rotation < 0:
-            raise ValueError("Augmentation: shift and rotation must not be negative")
+        most = {f.name: 1. for f in fields(self)} | dict(half_body_joints=1e6, rotation=180.)
+        for name, high in most.items():
+            number(f'Augmentation: {name}', getattr(self, name), 0, high)
+        if self.scale == 1:
+            raise ValueError("Augmentation: scale must be below 1, or crops may have no size")
+        if type(self.half_body_joints) is not int:
+            raise TypeError("Augmentation: half_body_joints must be a whole number, "
+                            f"not {self.half_body_joints!r}")
 
 # %% ../nbs/09_crops.ipynb #73fc0182
 def half_body_crops(
@@ -201,8 +203,9 @@ def plan_crops(
     skeleton: Skeleton,  # for the half-body crops
 ) -> Crops:
     "Work out every person's crop and the rectangle of the image that it needs."
-    if len(input_size) != 2 or min(input_size) < 1:
-        raise ValueError(f"input_size is (height, width) in px, not {input_size}")
+    whole = isinstance(input_size, tuple | list) and all(type(v) is int for v in input_size)
+    if not whole or len(input_size) != 2 or min(input_size) < 1:
+        raise ValueError(f"input_size is (height, width) in whole px, not {input_size!r}")
     aspect = input_size[1] / input_size[0]
     center, scale = box_to_center_scale(people.box, aspect)
     halves = half_body_crops(people.joints, people.visible, skeleton, aspect)

@@ -912,19 +912,19 @@ def _finished(root, settings):
     "Whether `root` holds this data set; raises `FileExistsError` if it holds anything else."
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
-    advice = 'choose another folder, or pass overwrite=True to replace it'
+    advice = 'delete it, choose another folder, or call make_dataset with overwrite=True'
     def occupied(what): return FileExistsError(f'{root} {what}; {advice}')
     try:
         old = json.loads((root / 'person_keypoints.json').read_text())
-    except (OSError, ValueError):
+        there, files = dict(old['info']['settings']), [r['file_name'] for r in old['images']]
+    except (OSError, ValueError, TypeError, KeyError):
         raise occupied('exists and holds no finished synthetic data set') from None
-    there = old.get('info', {}).get('settings', {})
     differ = sorted(k for k in settings.keys() | there.keys() if settings.get(k) != there.get(k))
     if differ:
         raise occupied(f'holds another data set (it differs in {", ".join(differ)})')
-    missing = sum(not (root / 'images' / r['file_name']).is_file() for r in old['images'])
+    missing = sum(not (root / 'images' / name).is_file() for name in files)
     if missing:
-        raise occupied(f'lacks {missing} of its {len(old["images"])} pictures')
+        raise occupied(f'lacks {missing} of its {len(files)} pictures')
     return True
 
 # %% ../nbs/07_synthetic.ipynb #20579b66

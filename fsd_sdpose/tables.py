@@ -238,7 +238,8 @@ def _read_history(file, row):
     try:
         history = pd.read_csv(file)
     except ValueError as e:  # of pandas, and of bytes that are no text
-        raise ValueError(f"{file} cannot be read as a table ({e}); run it again") from None
+        reason = ' '.join(str(e).split())
+        raise ValueError(f"{file} cannot be read as a table ({reason}); run it again") from None
     if missing := [k for k in ('epoch', 'loss', 'AP', 'method', 'seed') if k not in history]:
         raise ValueError(f"{file} has no column {missing[0]!r}; run it again")
     if history.epoch.tolist() != list(range(1, row['epochs'] + 1)):
@@ -316,7 +317,8 @@ def read_draws(
         draws = pd.read_csv(file)
         bad = draws.columns[~((draws >= 0) & (draws <= 100 + 1e-4) | draws.isna()).all()]
     except (ValueError, TypeError) as e:
-        raise ValueError(f"{file} is not a table of numbers ({e}); run it again") from None
+        reason = ' '.join(str(e).split())
+        raise ValueError(f"{file} is not a table of numbers ({reason}); run it again") from None
     if len(bad):
         raise ValueError(f"{file}: {bad[0]} leaves the range from 0 to 100; run it again")
     return draws.assign(**with_summaries(dict(draws.filter(regex='^test_'))))

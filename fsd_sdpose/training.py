@@ -4,19 +4,23 @@
 
 # %% auto #0
 __all__ = ['TOKEN_LOSS', 'TERM', 'QUICK_EVALUATOR', 'TrainConfig', 'make_config', 'build_losses', 'cycle_terms', 'sum_cycles',
-           'total_loss', 'lr_factor', 'make_optimizer', 'Objective', 'channels_last', 'gradient_ratios', 'train_step',
-           'LateLog', 'Progress', 'tensorboard_writer', 'validate', 'fit']
+           'total_loss', 'lr_factor', 'make_optimizer', 'Objective', 'channels_last', 'gradient_ratios', 'mask_values',
+           'train_step', 'LateLog', 'Progress', 'tensorboard_writer', 'validate', 'epoch_doubts', 'people_digest',
+           'Sitting', 'fit']
 
 # %% ../nbs/15_training.ipynb #53ac3c38
+import hashlib
 import math
 import sys
 import time
+import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from importlib.util import find_spec
 from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -34,10 +38,19 @@ from fsd_sdpose.losses import (
     HeatmapMSELoss,
     TokenDistilLoss,
     build_loss,
+    mask_and_weights,
+    mask_state,
 )
 from .masks import REMEDY
 from .models import VARIANTS, CycleOutput, try_compiled
-from .processes import distribute, join_processes, on_device, pick_device
+from fsd_sdpose.processes import (
+    Interrupts,
+    device_name,
+    distribute,
+    join_processes,
+    on_device,
+    pick_device,
+)
 
 # %% ../nbs/15_training.ipynb #318e91f6
 TOKEN_LOSS = dict(type='TokenDistilLoss', loss_weight=5e-6)  # of SDPose, for both kinds of tokens
@@ -224,9 +237,10 @@ class Objective(nn.Module):
         joints: Tensor,  # (N,K,2) crop px
         visible: Tensor,  # (N,K), above 0 where labelled
         plain: bool = False,  # whether to leave out compilation
-    ) -> tuple[dict[tuple[str, int], Tensor], Tensor]:  # `cycle_terms`; rms of visual tokens
+        measure: bool = False,  # whether to look at the mask as well, and leave out compilation
+    ) -> tuple[dict[tuple[str, int], Tensor], dict]:  # `cycle_terms`; `token_rms`, `mask_values`
         "One pass; raises `FloatingPointError` for a non-finite term if the losses check for it."
-        if not plain and self.compiled:
+        if self.compiled and not (plain or measure):
             return self.compiled(images, joints, visible)
         config, variant = self.config, self.model.variant
         stride = variant.input_size[0] / variant.heatmap_size[0]
@@ -234,7 +248,10 @@ class Objective(nn.Module):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == 'bf16'):
             outs = self.model(images)
             terms = cycle_terms(outs, target, weight, self.losses, self.model.grid)
-        return terms, outs[-1].visual_tokens.detach().float().square().mean().sqrt()
+        values = dict(token_rms=outs[-1].visual_tokens.detach().float().square().mean().sqrt())
+        if measure:
+            values |= mask_values(self.losses['visual'], outs[-1].heatmaps, self.model.grid)
+        return terms, values
 
 # %% ../nbs/15_training.ipynb #a78ecb0f
 def channels_last(
@@ -265,6 +282,18 @@ def gradient_ratios(
     return {f'grad_{name}{part}': norms[name][part] / whole[part]
             for part in parts for name in norms}
 
+# %% ../nbs/15_training.ipynb #fd64086a
+@torch.no_grad()
+def mask_values(
+    loss: nn.Module,  # of the visual tokens
+    heatmaps: Tensor,  # (N,K,H,W) of the teacher
+    grid: tuple[int, int],  # (g_h, g_w) of the visual tokens
+) -> dict[str, Tensor]:  # `mask_mean`, `mask_foreground` and `mask_range`, each in [0,1]
+    "State of the mask; for a loss without one, that of the mask with the guide's defaults."
+    mask, _ = mask_and_weights(loss, heatmaps.detach().float(), grid)
+    state = mask_state(mask) | dict(mask_range=mask.max() - mask.min())
+    return {name: torch.as_tensor(value, device=mask.device) for name, value in state.items()}
+
 # %% ../nbs/15_training.ipynb #c732f288
 def train_step(
     model: nn.Module,  # an `SDPose`
@@ -273,9 +302,9 @@ def train_step(
     optimizer: torch.optim.Optimizer,  # from `make_optimizer`
     config: TrainConfig,  # for σ, precision and accumulation
     device,  # where the model is
-    ratios: bool = False,  # whether to measure `gradient_ratios`, in the first pass
+    ratios: bool = False,  # whether to measure `gradient_ratios` and the mask, in the first pass
     objective: nn.Module | None = None,  # compiled or shared between processes; None: a plain one
-) -> dict[str, Tensor]:  # detached: terms by cycle and summed, `loss`, `token_rms`, ratios
+) -> dict[str, Tensor]:  # detached: terms by cycle and summed, `loss`, `token_rms`, measured
     "One optimiser step on one batch from `make_loader`, without waiting for the device."
     parts = _split(batch, config.accumulate)
     objective = objective or Objective(model, losses, config)
@@ -286,11 +315,11 @@ def train_step(
         images = to_input(images, images.device, channels_last(config, images.device))
         measure = ratios and i == 1
         with _one_pass(objective, losses, measure, i == len(parts)):
-            terms, rms = objective(images, joints, visible, plain=measure)
+            terms, seen = objective(images, joints, visible, measure=measure)
             sums = sum_cycles(terms)
-            loss = sum(sums.values())
+            loss, rms = sum(sums.values()), seen.pop('token_rms')
             if measure:
-                measured = gradient_ratios(sums, model)
+                measured = gradient_ratios(sums, model) | seen
             (loss / len(parts)).backward()
         values = {f'{name}{TERM}{cycle}': term for (name, cycle), term in terms.items()}
         values |= dict(loss=loss) | {f'loss_{k}': v for k, v in sums.items()} | dict(token_rms=rms)
@@ -481,12 +510,55 @@ def _check_epoch(epoch, run, rms, limit):
             f"epoch {epoch + 1}, last step: {len(bad)} of {len(named)} parameters are not finite, "
             f"the first is {bad[0]}. {REMEDY}")
 
+# %% ../nbs/15_training.ipynb #a8d4233d
+def epoch_doubts(
+    row: dict,  # of the history
+    config: TrainConfig,  # of the run
+) -> dict[str, str]:  # by what it is about
+    "What looks wrong in an epoch, in words."
+    found, start = {}, f"epoch {row['epoch']:g}: "
+    for name in ('visual', 'keypoint'):
+        ratio = row[f'grad_{name}']
+        if ratio > 1:
+            found[name] = (f"{start}the gradient of the {name} tokens' loss is {ratio:.3g} times "
+                           "the heatmap's; lower its loss_weight unless that is meant")
+    loss = build_loss(config.loss_vis_token_dist)
+    is_placed = isinstance(loss, ForegroundTokenDistilLoss) and loss.use_spatial_weight
+    if is_placed and row['mask_range'] < .01 and row['epoch'] > config.epochs / 4:
+        found['mask'] = (f"{start}the mask is {row['mask_mean']:.2f} everywhere, so foreground "
+                         f"and background count alike; lower threshold={loss.threshold:g}, or "
+                         "train until the heatmaps have peaks")
+    return found
+
+# %% ../nbs/15_training.ipynb #5b6cb77a
+class _Watch:
+    "Looks at each row of the history: stops where nothing moves, says once what is doubtful."
+    def __init__(self, run):
+        self.model, self.said = run.model, set()
+        trained = [p for p in run.model.parameters() if p.requires_grad]
+        self.start = [p.detach().clone() for p in trained] if not run.rows else None
+
+    def look(self, row, config):
+        if self.start:
+            now = [p.detach() for p in self.model.parameters() if p.requires_grad]
+            steps = torch.stack([(a - b).norm() for a, b in zip(now, self.start, strict=True)])
+            share = (steps.norm() / torch.stack([p.norm() for p in now]).norm()).item()
+            if share < 1e-7:  # the precision of float32
+                raise ValueError(
+                    f"epoch {row['epoch']}: the weights have moved by {share:.1g} of their size; "
+                    f"lr={config.lr:g} with warmup_steps={config.warmup_steps} is too small")
+        self.start = None
+        for about, text in epoch_doubts(row, config).items():
+            if about not in self.said:
+                warnings.warn(text, stacklevel=3)
+                self.said.add(about)
+
 # %% ../nbs/15_training.ipynb #f44b2ec7
-def _train_epoch(run, objective, loader, config, device, epoch, progress):
-    "One pass over the data; means of the logged terms, and the gradient ratios of the first batch."
+def _train_epoch(run, objective, loader, config, device, epoch, progress, interrupts):
+    "One pass over the data; means of the logged terms, and what the first batch measured."
     run.model.train()
     loader.dataset.set_epoch(epoch)
-    ratios, n = {}, len(loader)
+    first, n = {}, len(loader)
     log = LateLog(partial(_check_steps, epoch, n))
     for i, batch in enumerate(on_device(loader, device)):
         _set_epoch(run.losses, epoch + i / n, config.epochs)
@@ -496,12 +568,13 @@ def _train_epoch(run, objective, loader, config, device, epoch, progress):
         except FloatingPointError as e:
             raise FloatingPointError(f"epoch {epoch + 1}, step {i + 1} of {n}: {e}") from None
         run.scheduler.step()
-        ratios |= {k: values.pop(k) for k in list(values) if k.startswith('grad_')}
+        first |= {k: values.pop(k) for k in list(values) if k.startswith(('grad_', 'mask_'))}
         log.add(values)
         progress.update()
+        interrupts.check()
     means = {k: v for k, v in log.means().items() if TERM not in k}
     _check_epoch(epoch, run, means['token_rms'], config.max_token_rms)
-    return means | {k: v.item() for k, v in ratios.items()}
+    return means | {k: v.item() for k, v in first.items()}
 
 # %% ../nbs/15_training.ipynb #212aecbf
 def _set_epoch(losses, epoch, total):
@@ -525,16 +598,55 @@ def _visit(after_epoch, run, config, epoch):
             module.training = training
 
 # %% ../nbs/15_training.ipynb #428a6cde
-def _new_run(model, losses, train_set, config, steps, is_main):
-    "A run before its first step, with optimiser and schedule."
+def _new_run(model, losses, train_set, val_set, config, steps, facts, is_main):
+    "A run before its first step, with optimiser and schedule; warns of a warm-up that never ends."
+    if config.warmup_steps > steps:
+        warnings.warn(f"warmup_steps={config.warmup_steps} is longer than the schedule of {steps} "
+                      f"steps: the learning rate never reaches lr={config.lr:g}", stacklevel=3)
     optimizer = make_optimizer(model, losses, config)
     factor = partial(
         lr_factor, total=steps, warmup=config.warmup_steps, milestones=config.milestones)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     settings = asdict(config) | {
-        'number of keypoints': model.num_keypoints, 'people in the training set': len(train_set),
-        'augmentation': repr(train_set.augment), 'seed of the augmentation': train_set.seed}
+        'number of keypoints': model.num_keypoints, 'training set': people_digest(train_set),
+        'validation set': people_digest(val_set), 'augmentation': repr(train_set.augment),
+        'seed of the augmentation': train_set.seed} | (facts or {})
     return Run(model, losses, optimizer, scheduler, settings, is_main)
+
+# %% ../nbs/15_training.ipynb #0d54f2e4
+def people_digest(
+    dataset,  # a `PoseDataset`; None: there is none
+) -> str:  # number of people, their boxes and a digest; equal for equal people
+    "What a set shows, in one line; pixels count if there is a crop cache."
+    if dataset is None:
+        return 'none'
+    digest = hashlib.sha256()
+    for column in fields(dataset.people):
+        value = getattr(dataset.people, column.name)
+        digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+    if dataset.cache is not None:
+        digest.update(repr(dataset.cache.digests()).encode())  # of the pixels
+    return f"{len(dataset)} people with {dataset.boxes}, digest {digest.hexdigest()[:12]}"
+
+# %% ../nbs/15_training.ipynb #24d69967
+class Sitting(dict):
+    "Start, device and seconds of a part of a run between two interruptions."
+    def __init__(self,
+        device,  # torch device
+    ):
+        self.clock = time.monotonic()
+        super().__init__(started=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
+                         device=device_name(device), seconds=0.)
+
+    def stop(self):
+        "Set the seconds to what has gone by."
+        self['seconds'] = time.monotonic() - self.clock
+
+def _history(run) -> pd.DataFrame:
+    "The rows of a run as a table."
+    history = pd.DataFrame(run.rows)
+    history.attrs['sittings'] = [dict(s) for s in run.sittings]
+    return history
 
 # %% ../nbs/15_training.ipynb #fb40dcb6
 def fit(
@@ -549,31 +661,40 @@ def fit(
     resume: bool = False,  # go on from `resume.pt` in that folder, if there, as if never stopped
     tensorboard=None,  # folder for TensorBoard event files; None: none
     after_epoch=None,  # called as `after_epoch(epoch, model, losses)`; with 0 before the first step
-) -> pd.DataFrame:  # by epoch: lr, terms, token_rms, `gradient_ratios`, seconds, metrics
+    facts: dict | None = None,  # what else a resumed run must share, plain values by name
+) -> pd.DataFrame:  # by epoch: lr, terms, token_rms, ratios, mask, seconds, metrics; see `sittings`
     "Train a model; raises `FloatingPointError` naming term, cycle, epoch and step on divergence."
     config = config or TrainConfig()
     losses = build_losses(config) if losses is None else losses
     device, processes, loader = _prepare(model, losses, train_set, val_set, config)
-    run = _new_run(model, losses, train_set, config, config.epochs * len(loader), processes.is_main)
-    with tensorboard_writer(tensorboard if run.is_main else None) as write:
+    total = config.epochs * len(loader)
+    run = _new_run(model, losses, train_set, val_set, config, total, facts, processes.is_main)
+    writer = tensorboard_writer(tensorboard if run.is_main else None)
+    with writer as write, Interrupts() as interrupts:
         done = resume_run(run, checkpoints, resume)
+        run.sittings.append(sitting := Sitting(device))
         objective = distribute(Objective(model, losses, config), processes, device)
         if done == 0:
             _visit(after_epoch, run, config, 0)
-        steps, label = (config.epochs - done) * len(loader), f'{config.variant} seed {config.seed}'
+        steps, label = total - done * len(loader), f'{config.variant} seed {config.seed}'
+        watch = _Watch(run)
         with Progress(steps, label, show and run.is_main) as progress:
             for epoch in range(done, config.epochs):
                 start = time.monotonic()
                 row = dict(epoch=epoch + 1, lr=run.optimizer.param_groups[0]['lr'])
-                means = _train_epoch(run, objective, loader, config, device, epoch, progress)
+                means = _train_epoch(run, objective, loader, config, device, epoch, progress,
+                                     interrupts)
                 row |= processes.mean(means) | dict(seconds=time.monotonic() - start)
+                watch.look(row, config)
                 row |= _validate_epoch(epoch + 1, model, val_set, config, device, results_file)
                 _report(progress, row, config.epochs, val_set)
                 run.rows.append(row)
                 write(row)
                 _visit(after_epoch, run, config, epoch + 1)
+                sitting.stop()
                 save_epoch(run, checkpoints, config.epochs, config.save_every)
-    return pd.DataFrame(run.rows)
+                interrupts.check()
+    return _history(run)
 
 # %% ../nbs/15_training.ipynb #e7c5a764
 def _report(progress, row, epochs, val_set):

@@ -35,10 +35,10 @@ def person(number, image, **changes):
 PEOPLE = [person(1, 1), person(2, 2), person(3, 3)]
 
 
-def write(folder, people, category=1, broken=()):
+def write(folder, people, category=1, broken=(), grey=90):
     images = [dict(id=n, file_name=f"{n}.jpg", width=140, height=180) for n in (1, 2, 3)]
     for n in (1, 2, 3):
-        picture = cv2.imencode(".jpg", np.full((180, 140, 3), 90 + n, np.uint8))[1].tobytes()
+        picture = cv2.imencode(".jpg", np.full((180, 140, 3), grey + n, np.uint8))[1].tobytes()
         (folder / f"{n}.jpg").write_bytes(b"" if n in broken else picture)
     people = [p | dict(category_id=category) for p in people]
     categories = [dict(id=category, name="person", keypoints=list(CROWDPOSE.keypoints))]
@@ -92,12 +92,15 @@ def test_category_of_the_file(tmp_path, category):
 def test_a_run_records_what_it_skipped(tmp_path, monkeypatch):
     monkeypatch.setenv("FSD_CACHE", str(tmp_path / "cache"))
     images = tmp_path / "lspet" / "images"
-    images.mkdir(parents=True)
-    file = write(images, PEOPLE + [person(4, 1, keypoints=[1, 2])], broken=[2])
-    for split in ("train", "val"):
-        (tmp_path / f"lspet/person_keypoints_{split}.json").write_text(file.read_text())
+    for split, grey in (("train", 90), ("val", 120)):
+        (images / split).mkdir(parents=True)
+        people = PEOPLE + [person(4, 1, keypoints=[1, 2])]
+        data = json.loads(write(images / split, people, broken=[2], grey=grey).read_text())
+        for image in data["images"]:
+            image["file_name"] = f"{split}/{image['file_name']}"
+        (tmp_path / f"lspet/person_keypoints_{split}.json").write_text(json.dumps(data))
     def run(**settings):
-        settings |= dict(epochs=1, batch_size=2, flip_test=False)
+        settings |= dict(epochs=1, batch_size=2, warmup_steps=1, flip_test=False)
         return run_experiment("lspet_nano", "fsd", 0, settings, out=tmp_path / "run",
                               data=tmp_path, show=False)
     with pytest.raises(ValueError, match="annotation 4"):

@@ -303,7 +303,8 @@ HISTORY = "epoch,loss,AP,method,seed\n1,1,2,fsd,1\n2,1,2,fsd,1\n3,1,2,fsd,1\n"
 
 @pytest.mark.parametrize("content, message", [
     ("", "cannot be read"), (b"\xff\xfe\x00\x81", "cannot be read"),
-    ('a,"b\n1', "cannot be read"), ("epoch,loss\n1,2\n", "no column 'AP'"),
+    ('a,"b\n1', "cannot be read"), ("a,b\n1,2\n1,2,3,4\n", "cannot be read"),
+    ("epoch,loss\n1,2\n", "no column 'AP'"),
     (HISTORY[:-len("3,1,2,fsd,1\n")], "2 rows, not one for each of 3 epochs"),
     (HISTORY.replace("3,1", "2,1"), "not one for each"),
     (HISTORY.replace("1,2", "x,2"), "a loss that is no number"),

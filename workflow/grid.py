@@ -35,6 +35,22 @@ def typed(value):
     return parse_value(value) if isinstance(value, str) else value
 
 
+def folder(name: str, value) -> Path:
+    "The path of a setting; raises `ValueError` where snakemake would read it as a pattern."
+    if not (text := str(value)) or set(text) & set("{}\n"):
+        raise ValueError(f"{name} is {text!r}: name a folder without braces and line breaks, "
+                         "as snakemake reads braces as a pattern")
+    return Path(text)
+
+
+def whole_number(name: str, value) -> int:
+    "A count of at least 1, from --config; raises `ValueError` for anything else."
+    number = parse_value(str(value))
+    if type(number) is not int or number < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+    return number
+
+
 def short_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -54,6 +70,13 @@ def notebook_digest(path: Path) -> str:
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
     return code_digest("\n".join(code))
+
+
+def takes(path: Path, parameter: str) -> bool:
+    "Whether a notebook has a parameter, in its cell with papermill's tag."
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    source = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    return any(line.startswith(f"{parameter}:") for line in "\n".join(source).splitlines())
 
 
 def library_digest() -> str:
@@ -83,6 +106,7 @@ class Run:
     key: str  # of the data that it needs
     data: dict  # the overrides that decide the data
     start: str  # digest of the shared start
+    resumes: bool  # whether it keeps states that a stopped run goes on from
 
 
 @dataclass
@@ -98,9 +122,10 @@ class Grid:
             known(name, SETTINGS, "setting of the workflow")
         self.study = str(config.get("study", "demo"))
         row = STUDIES[known(self.study, STUDIES, "study")]
-        self.results = Path(config.get("results", "results"))
-        self.scratch = Path(config.get("scratch", "_runs"))
-        self.threads, self.cache = int(config.get("threads", 1)), cache_folder()
+        self.results = folder("results", config.get("results", "results"))
+        self.scratch = folder("scratch", config.get("scratch", "_runs"))
+        self.threads = whole_number("threads", config.get("threads", 1))
+        self.cache = folder("FSD_CACHE", cache_folder())
         self.overrides = typed(config.get("overrides") or {})
         if self.overrides and self.results.resolve() == ROOT / "results":
             raise ValueError("runs with overrides are not the study's own: "
@@ -141,7 +166,8 @@ class Grid:
         start = ROOT / f"fsd_sdpose/starts/{study.start}.safetensors"
         digest = hashlib.sha256(start.read_bytes()).hexdigest() if start.exists() else ""
         key = f"{self.study}-{short_digest(text)[:12]}"
-        return Run(method, seed, overrides, key, data, digest[:16])
+        resumes = config.save_every > 0 and takes(TEMPLATE, "resume")
+        return Run(method, seed, overrides, key, data, digest[:16], resumes)
 
     def records(self, target) -> list[str]:
         "The records that a target asks for."
@@ -152,8 +178,9 @@ class Grid:
         "Parameters of a run's notebook."
         run = self.runs[folder]
         out = from_root(self.results / self.study / folder)
+        resume = dict(resume=True) if run.resumes else {}
         return as_yaml(dict(study=self.study, method=run.method, seed=run.seed,
-                            overrides=run.overrides, out=out))
+                            overrides=run.overrides, out=out) | resume)
 
     def code(self, folder) -> str:
         "Digest of all code that a run depends on."

@@ -51,10 +51,12 @@ seed: int = 0  # order of data and augmentation; initial weights, if a study sta
 overrides: dict = {}  # settings that differ from the study's
 out: str = ''  # folder for the files of the run; empty: a temporary one
 data: str = ''  # folder of the real datasets; empty: environment variable FSD_DATA
+resume: bool = False  # go on with a stopped run in `out`; a finished one is shown as it is
 
 # %%
 #| echo: false
-check_parameters(globals(), method=str, study=str, seed=int, overrides=dict, out=str, data=str)
+check_parameters(globals(), method=str, study=str, seed=int, overrides=dict, out=str, data=str,
+                 resume=bool)
 Markdown(f'{METHODS[method].claim}\n\n{expectation(method)}')
 
 # %% [markdown]
@@ -96,7 +98,7 @@ METHODS[method].losses
 # %%
 folder = Path(out or tempfile.mkdtemp())
 record = run_experiment(study, method, seed, overrides, out=folder, data=data or None,
-                        keep_weights=True, watch=3)
+                        keep_weights=True, watch=3, resume=resume)
 print(run_summary(record))
 
 # %%
