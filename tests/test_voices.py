@@ -330,15 +330,12 @@ def test_draws_that_cannot_be_drawn(change, words):
 ONE = torch.full((1, 1, 2), 42.), torch.ones(1, 1)
 
 
-@pytest.mark.parametrize("change, kind", [
-    (dict(sigma=1e-9), ValueError), (dict(sigma=.2), ValueError), (dict(sigma=1e9), ValueError),
-    (dict(sigma=NAN), TypeError), (dict(sigma="2"), TypeError), (dict(sigma=True), TypeError),
-    (dict(stride=1e-9), ValueError), (dict(stride=NAN), TypeError)])
-def test_targets_from_which_nothing_is_learned(change, kind):
-    (name, _), = change.items()
-    with pytest.raises(kind) as error:
-        heatmaps.encode(*ONE, **change)
-    one_line(error, f"{name} must be")
+@pytest.mark.parametrize("name, value", [*(("sigma", v) for v in (1e-9, .2, 1e9, NAN, "2", True)),
+                                         ("stride", 1e-9), ("stride", NAN)])
+def test_targets_from_which_nothing_is_learned(name, value):
+    with pytest.raises(ValueError) as error:
+        heatmaps.encode(*ONE, **{name: value})
+    one_line(error, f"{name} must be a number in", repr(value))
 
 
 @pytest.mark.parametrize("change, words", [
