@@ -1,5 +1,7 @@
 """What holds of comparisons for any scores: antisymmetry, shifts, order, formulas, corrections."""
 import math
+import warnings
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pandas as pd
@@ -167,7 +169,7 @@ DRAWS = {0: [1.0, 2.0], 1: [2.0, 1.0]}
 @pytest.mark.parametrize("draws, images, words", [
     (DRAWS, 1, "at least 2, not 1"), (DRAWS, 0, "at least 2, not 0"),
     ({0: [1.0, 2.0]}, 9, "no draws of seeds [1]"), ({0: [1.0, 2.0], 1: [1.0]}, 9, "as many"),
-    ({0: [1.0], 1: [1.0]}, 9, "at least 2"), ({0: [[1.0, 2]] * 2, 1: [[1.0, 2]] * 2}, 9, "(2, 2)"),
+    ({0: [1.0], 1: [1.0]}, 9, "at least 2"), ({0: [1.0] * 3, 1: [1.0] * 3}, 9, "as many"), ({0: [[1.0, 2]] * 2, 1: [[1.0, 2]] * 2}, 9, "(2, 2)"),
     ({0: [1.0, 2.0], 1: [1.0, math.inf]}, 9, "seed 1 are infinite"),
     ({0: [math.inf, 2.0], 1: [1.0, 2.0]}, 9, "seed 0 are infinite, or all NaN")])
 def test_draws_that_do_not_fit_are_named(draws, images, words):
@@ -360,6 +362,27 @@ def test_draws(scene, seed):
         picked = rng.choice(ids, len(ids))
         weight = np.array([(picked == i).sum() for i in m.ids], float)
         assert same(table["AP"][n], weighted_ap(m, weight), 1e-9)
+
+
+def test_equal_scores_stay_in_the_order_of_the_pictures():
+    "As pycocotools sorts them."
+    truth, rows = sure_scene(40)
+    rows = [r | dict(score=0.5) for r in rows]
+    m = matches_of(truth, rows)
+    assert (np.diff(m.image) >= 0).all()
+    assert same(weighted_ap(m, np.ones(len(m.ids))), evaluate(truth, rows)["AP"], 1e-6)
+    with pytest.raises(FrozenInstanceError):
+        m.people = None
+
+
+def test_a_slice_that_nobody_is_in_is_nan_without_a_warning():
+    truth, rows = sure_scene(2)
+    seen = [a | dict(keypoints=[2 if i % 3 == 2 else v for i, v in enumerate(a["keypoints"])])
+            for a in truth["annotations"]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        table = metric_draws(rows, truth | dict(annotations=seen), ["OKS", "OKS_occluded"], 4)
+    assert table["OKS_occluded"].isna().all() and table["OKS"].notna().all()
 
 
 def test_defaults_of_the_draws():

@@ -620,8 +620,10 @@ def test_heatmaps_of_other_shapes_are_refused(shapes):
 def test_a_bad_heatmap_is_named():
     target = torch.zeros(N, K, H, W)
     target[0, 0, 0, 0] = math.nan
-    value, message = refused(HeatmapMSELoss(), 0 * target + 1, target)
-    assert value is None and f"target (1 of {target.numel()} values)" in message
+    fine = torch.ones(N, K, H, W)
+    for name, pair in dict(target=(fine, target), prediction=(target, fine)).items():
+        value, message = refused(HeatmapMSELoss(), *pair)
+        assert value is None and f"input: {name} (1 of {target.numel()} values)." in message
 
 
 # ---------------------------------------------------------------------------------- settings
