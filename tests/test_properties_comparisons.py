@@ -169,7 +169,8 @@ DRAWS = {0: [1.0, 2.0], 1: [2.0, 1.0]}
 @pytest.mark.parametrize("draws, images, words", [
     (DRAWS, 1, "at least 2, not 1"), (DRAWS, 0, "at least 2, not 0"),
     ({0: [1.0, 2.0]}, 9, "no draws of seeds [1]"), ({0: [1.0, 2.0], 1: [1.0]}, 9, "as many"),
-    ({0: [1.0], 1: [1.0]}, 9, "at least 2"), ({0: [1.0] * 3, 1: [1.0] * 3}, 9, "as many"), ({0: [[1.0, 2]] * 2, 1: [[1.0, 2]] * 2}, 9, "(2, 2)"),
+    ({0: [1.0], 1: [1.0]}, 9, "at least 2"),
+    ({0: [1.0] * 3, 1: [1.0] * 3}, 9, "as many"), ({0: [[1.0, 2]] * 2, 1: [[1.0, 2]] * 2}, 9, "(2, 2)"),
     ({0: [1.0, 2.0], 1: [1.0, math.inf]}, 9, "seed 1 are infinite"),
     ({0: [math.inf, 2.0], 1: [1.0, 2.0]}, 9, "seed 0 are infinite, or all NaN")])
 def test_draws_that_do_not_fit_are_named(draws, images, words):
@@ -351,7 +352,8 @@ def test_draws(scene, seed):
     assert list(table) == names and len(table) == 12
     assert table.equals(metric_draws(rows, truth, names, 12, seed))
     assert table[["OKS", "AP"]].equals(metric_draws(rows, truth, ["OKS", "AP"], 12, seed))
-    assert np.array_equal(draw_metric(rows, truth, "OKS", 12, seed), table["OKS"], equal_nan=True)
+    alone = draw_metric(rows, truth, "OKS", 12, seed)
+    assert type(alone) is np.ndarray and np.array_equal(alone, table["OKS"], equal_nan=True)
     values = table.to_numpy()
     assert (np.isnan(values) | ((values >= 0) & (values <= 100 + 1e-9))).all()
     crowd = crowd_images(read_both(truth, rows)[0])["crowd"]
@@ -440,7 +442,7 @@ def test_paired_bootstrap(scene, seed, level):
     assert same(a["low"], -b["high"]) and same(a["high"], -b["low"])
     assert same(a["AP"], evaluate(truth, rows)["AP"], 1e-6)
     assert (a["images"], a["resamples"]) == (len(truth["images"]), 40)
-    assert a["low"] <= a["high"]
+    assert a["low"] <= a["high"] and type(a["low"]) is type(a["high"]) is float
     wide = paired_bootstrap(truth, rows, fewer, 40, 0.99, seed)
     assert wide["low"] <= a["low"] + 1e-9 and wide["high"] >= a["high"] - 1e-9
     one = truth["annotations"][0]["image_id"]
@@ -477,7 +479,8 @@ def test_bootstraps_that_make_no_sense_are_refused(kwargs, words):
     assert few["resamples"] == 1
 
 
-@pytest.mark.parametrize("metric", ["PCK", "OKS_tail", "PCK_left_knee", "left_knee", "visible"])
+@pytest.mark.parametrize("metric", ["PCK", "OKS_tail", "PCK_left_knee", "left_knee", "visible",
+                                    "OKS_xleft_knee"])
 def test_metrics_without_draws_are_named(metric):
     truth, rows = sure_scene(2)
     result, message = refused(metric_draws, rows, truth, [metric])
