@@ -170,7 +170,8 @@ DRAWS = {0: [1.0, 2.0], 1: [2.0, 1.0]}
     (DRAWS, 1, "at least 2, not 1"), (DRAWS, 0, "at least 2, not 0"),
     ({0: [1.0, 2.0]}, 9, "no draws of seeds [1]"), ({0: [1.0, 2.0], 1: [1.0]}, 9, "as many"),
     ({0: [1.0], 1: [1.0]}, 9, "at least 2"),
-    ({0: [1.0] * 3, 1: [1.0] * 3}, 9, "as many"), ({0: [[1.0, 2]] * 2, 1: [[1.0, 2]] * 2}, 9, "(2, 2)"),
+    ({0: [1.0] * 3, 1: [1.0] * 3}, 9, "as many"),
+    ({0: [[1.0, 2]] * 2, 1: [[1.0, 2]] * 2}, 9, "(2, 2)"),
     ({0: [1.0, 2.0], 1: [1.0, math.inf]}, 9, "seed 1 are infinite"),
     ({0: [math.inf, 2.0], 1: [1.0, 2.0]}, 9, "seed 0 are infinite, or all NaN")])
 def test_draws_that_do_not_fit_are_named(draws, images, words):
