@@ -204,7 +204,7 @@ def test_settings_of_a_contrast_are_named(kwargs, words):
     ([contrast(*FINE)], dict(alpha=0.0), "alpha must be in (0, 1)"),
     ([contrast(*FINE)], dict(alpha=1.0), "alpha must be in (0, 1)"),
     ([contrast(*FINE)], dict(alpha="1"), "alpha"),
-    ([contrast(*FINE)], dict(margin=None), "margin")])
+    ([contrast(*FINE)], dict(margin=None), "margin must be")])
 def test_rows_that_cannot_be_judged_are_named(rows, kwargs, words):
     result, message = refused(judge, rows, **kwargs)
     assert result is None and words in message
@@ -271,6 +271,13 @@ def test_a_verdict_says_what_the_numbers_say(rows, margin, alpha):
     assert list(table.drop(columns=["p_holm", "verdict"])) == list(rows[0])
     if (margin, alpha) == (0.3, 0.05):
         assert judge(rows).equals(table)
+
+
+def test_a_bound_itself_is_not_passed():
+    row = dict(difference=1.0, p=0.05, p_margin=0.05, images=9)
+    assert judge([row]).verdict[0] == "undecided"
+    assert judge([row | dict(p=0.04999)]).verdict[0] == "gain"
+    assert judge([row | dict(p_margin=0.04999)]).verdict[0] == "no gain of 0.3 or more"
 
 
 # -------------------------------------------------------------------------- AP by the pictures
@@ -370,9 +377,9 @@ def test_draws(scene, seed):
 def test_equal_scores_stay_in_the_order_of_the_pictures():
     "As pycocotools sorts them."
     truth, rows = sure_scene(40)
-    rows = [r | dict(score=0.5) for r in rows]
+    rows = [r | dict(score=0.5 + n % 2) for n, r in enumerate(rows)]
     m = matches_of(truth, rows)
-    assert (np.diff(m.image) >= 0).all()
+    assert m.image.tolist() == [*range(40)] * 2
     assert same(weighted_ap(m, np.ones(len(m.ids))), evaluate(truth, rows)["AP"], 1e-6)
     with pytest.raises(FrozenInstanceError):
         m.people = None

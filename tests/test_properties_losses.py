@@ -171,6 +171,15 @@ def test_one_bad_token_is_named(name, which, pair, heatmap, bad, at):
     assert not torch.isfinite(loss(student, teacher, heatmap, None, GRID))
 
 
+def test_all_that_is_at_fault_is_named():
+    bad = torch.full((N, T, D), math.nan)
+    every = f"({N * T * D} of {N * T * D} values)"
+    _, message = refused(TokenDistilLoss(), bad, bad)
+    assert f"non-finite input: student {every}, teacher {every}. The guide's" in message
+    _, message = refused(TokenDistilLoss(1e6), torch.full((N, T, D), 1e19), torch.zeros(N, T, D))
+    assert "so the square or the sum overflowed. The guide's remedy" in message
+
+
 @pytest.mark.parametrize("shapes", [((N, T, D), (N, T, D + 1)), ((N, T), (N, T)),
                                     ((N, T, D), (T, D)), ((0, T, D),) * 2, ((N, 0, D),) * 2,
                                     ((N, T, 0),) * 2, ((1, T, D), (N, T, D))])

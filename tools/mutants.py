@@ -1,7 +1,7 @@
 """Small faults in masks, losses and comparisons, one at a time: do the tests notice?
 
 usage: python tools/mutants.py [masks losses comparisons]    (none named: all)
-       python tools/mutants.py --survivors    (those of the last run that no test noticed)
+       python tools/mutants.py --survivors    (those that no test noticed and nobody explained)
 
 A mutant is killed when a test fails, and when it takes far more of the processor's time than
 without the fault. Tests run until one fails: a few examples of the properties, the notebook's own
@@ -260,7 +260,7 @@ def main(arguments):
         for line, words, tree in mutants(source):
             old = before.get((module, line, words), {})
             row = dict(module=module, line=line, mutation=words, why=old.get("why", ""))
-            if only_survivors and old.get("killed") == "yes":
+            if only_survivors and (old.get("by") or old.get("why")):
                 by = old["by"]
             else:
                 by, _ = first_failure(TESTS[module], module, tree, limit)
