@@ -218,7 +218,7 @@ def load():
     return {(r["module"], r["line"], r["mutation"]): r for r in rows}
 
 
-def save(rows):
+def save(rows, command):
     from fsd_sdpose.files import replacing, write_json
     rows = sorted(rows, key=lambda r: (list(TESTS).index(r["module"]), r["line"], r["mutation"]))
     with replacing(OUT / "mutants.csv") as part, open(part, "w", encoding="utf-8", newline="") as f:
@@ -231,7 +231,7 @@ def save(rows):
     commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     killed, total = (sum(c[k] for c in counts.values()) for k in ("killed", "mutants"))
     write_json(OUT / "mutants.json", dict(
-        what="small faults that the tests notice", command="make mutants", commit=commit,
+        what="small faults that the tests notice", command=command, commit=commit,
         versions=dict(python=platform.python_version(),
                       **{p: version(p) for p in ("torch", "numpy", "pytest", "hypothesis")}),
         tests=TESTS, killed_by=dict(Counter(r["by"] for r in rows if r["by"])), **counts,
@@ -268,7 +268,8 @@ def main(arguments):
             row |= dict(killed="yes" if by else "no", by=by, why="" if by else row["why"])
             rows[module, line, words] = row
     kept = {k: r for k, r in before.items() if modules and r["module"] not in modules}
-    save([*kept.values(), *rows.values()])
+    again = ", then tools/mutants.py --survivors with more tests" if only_survivors else ""
+    save([*kept.values(), *rows.values()], "make mutants" + again)
 
 
 if __name__ == "__main__":
