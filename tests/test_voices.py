@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from fsd_sdpose import comparisons, evaluation, heatmaps, losses, masks
 from fsd_sdpose.crops import Augmentation, plan_crops
 from fsd_sdpose.models import sdpose
-from fsd_sdpose.prediction import load_model
+from fsd_sdpose.prediction import check_boxes, load_model, predict_people, run_onnx
 from fsd_sdpose.skeletons import COCO, Skeleton
 from fsd_sdpose.synthetic import make_dataset
 
@@ -197,6 +197,32 @@ def test_a_checkpoint_without_names(content, tmp_path):
     one_line(error, str(tmp_path / "w.pth"), "holds no state dict")
 
 
+@pytest.mark.parametrize("boxes", [[["0", "0", "9", "9"]], [[True] * 4], [[None] * 4],
+                                   [[1, 1, 9], [1, 1, 9, 9]]], ids=str)
+def test_boxes_that_are_no_numbers(boxes):
+    with pytest.raises(ValueError) as error:
+        check_boxes(boxes, 64, 48)
+    one_line(error, "boxes must be ")
+
+
+@pytest.mark.parametrize("size", ["8", 2.5, True, 0])
+def test_a_batch_of_no_size(size):
+    with pytest.raises(ValueError) as error:
+        predict_people(None, None, batch_size=size)
+    one_line(error, f"batch_size must be a whole number, at least 1, not {size!r}")
+
+
+@pytest.mark.parametrize("content, kind", [(None, FileNotFoundError), (b"a text", ValueError)])
+def test_a_network_that_cannot_be_run(content, kind, tmp_path):
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / "net.onnx"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(kind) as error:
+        run_onnx(path, np.zeros((1, 3, 8, 8), np.float32))
+    one_line(error, str(path))
+
+
 # ---- results -------------------------------------------------------------------------------------
 
 
@@ -268,6 +294,15 @@ def test_people_that_a_real_network_misses_are_not_doubted(recwarn):
 def test_results_of_lost_pictures_are_not_missed(recwarn):
     evaluation.evaluate(truth(), found(12), without=range(12, 20))
     assert not recwarn
+
+
+@pytest.mark.parametrize("index", ["0.2", NAN, -1, True, []], ids=str)
+def test_a_crowd_index_that_is_no_number(index):
+    data = truth()
+    data["images"][4]["crowdIndex"] = index
+    with pytest.raises(ValueError) as error:
+        evaluation.evaluate(data, found())
+    one_line(error, f"image 4 has the crowdIndex {index!r}")
 
 
 def test_nobody_to_score():
