@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from scipy import stats
 
 from .evaluation import coco_evaluator, crowd_images, joint_table, read_both
-from .heatmaps import number
+from .masks import number
 from .skeletons import Skeleton
 
 # %% ../nbs/12_comparisons.ipynb #5f9004e3

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from .annotations import People
-from .heatmaps import number
+from .masks import number
 from .skeletons import Skeleton
 
 # %% ../nbs/09_crops.ipynb #0a1b2aff

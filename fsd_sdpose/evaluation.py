@@ -277,6 +277,9 @@ def crowd_images(
     "The images of AP (crowd) and of each level."
     index = crowd_index(data)
     field = {im['id']: im.get('crowdIndex') for im in data['images']}
+    for image, given in field.items():
+        if given is not None and not (_is_number(type(given)) and 0 <= given < math.inf):
+            raise ValueError(f"image {image} has the crowdIndex {given!r}, not a number above 0")
     graded, usual = (index, CROWD_LEVELS) if None in field.values() else (field, TOOL_LEVELS)
     out = {'crowd': [i for i, c in index.items() if c > CROWDED]}
     for name, (low, high) in (usual if levels is None else levels).items():

@@ -17,8 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from .files import known
-from .heatmaps import number
-from .masks import REMEDY, foreground_mask, pool_mask, token_weights, visibility
+from fsd_sdpose.masks import (
+    REMEDY,
+    foreground_mask,
+    number,
+    pool_mask,
+    token_weights,
+    visibility,
+)
 
 # %% ../nbs/05_losses.ipynb #5f3709f2
 def token_error(
