@@ -22,6 +22,8 @@ PEOPLE ?= 96
 WORKERS ?= 0
 COMPILE ?= False
 DEMO_SEEDS ?= 0
+PARTS ?=
+MODULES ?=
 export FSD_CACHE ?= $(CURDIR)/_data
 # large blocks are kept by the allocator instead of being returned to the system after every step (glibc only)
 export GLIBC_TUNABLES ?= glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4294967295
@@ -37,7 +39,7 @@ OR_LOCKED = || { if [ -n "$$(ls .snakemake/locks 2>/dev/null)" ]; then echo "ano
 
 PAPERMILL = $(BIN)/papermill --log-output --no-progress-bar --start-timeout 900
 
-.PHONY: help demo grid start benchmarks soak unlock test quick hooks pages pair docs screenshots notebooks clean
+.PHONY: help demo grid start benchmarks soak unlock test quick coverage mutants hooks pages pair docs screenshots notebooks clean
 help:  ## this list
 	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
@@ -76,6 +78,13 @@ test: $(READY)  ## everything CI checks; make test STEPS="sync tests" for a part
 
 quick: $(READY)  ## the same in a minute, for every commit: without notebooks, documents, slow tests and the README's commands
 	@$(BIN)/python tools/check.py sync readme ruff quick
+
+# both take long and are no part of `make test`
+coverage: $(READY)  ## lines of the library that run in notebooks and tests, into results/reliability; PARTS="nbs/04_masks.ipynb tests/test_data.py" for some
+	@$(BIN)/python tools/covered.py $(PARTS)
+
+mutants: $(READY)  ## small faults in masks, losses and comparisons that tests notice, into results/reliability; MODULES="masks" for some
+	@$(BIN)/python tools/mutants.py $(MODULES)
 
 # git finds nbdev's programs in .venv, whether or not it is activated
 hooks: $(READY)  ## once per clone: git merges notebooks cell by cell (nbdev's merge driver)
