@@ -216,11 +216,14 @@ def _read_state(path) -> dict:
         if not isinstance(state['settings'], dict) or not isinstance(state['rows'], list):
             raise TypeError
         return state
-    except OSError:
-        raise
+    except OSError as e:
+        if e.filename:
+            raise  # it cannot be opened
+        reason = e
     except Exception as e:  # a damaged file can raise nearly anything
-        raise ValueError(f"{path} cannot be read and is damaged ({type(e).__name__}); "
-                         "delete it or pass resume=False to start from the beginning") from None
+        reason = e
+    raise ValueError(f"{path} cannot be read and is damaged ({type(reason).__name__}); "
+                     "delete it or pass resume=False to start from the beginning")
 
 # %% ../nbs/13_checkpoints.ipynb #b0e99cf6
 def saved_state(
@@ -238,13 +241,18 @@ def saved_state(
     return None
 
 # %% ../nbs/13_checkpoints.ipynb #2a48ec84
-def _set_state(run, state):
-    "Put a saved state into `run`."
-    for name in _PARTS:
-        getattr(run, name).load_state_dict(state[name])
-    run.rows, run.best, run.sittings = state['rows'], state['best'], state['sittings']
-    torch.set_rng_state(state['random']['cpu'])
-    torch.cuda.set_rng_state_all(state['random']['cuda'][:torch.cuda.device_count()])
+def _set_state(run, state, file):
+    "Put a saved state into `run`; raises `ValueError` if it is not of its form."
+    try:
+        for name in _PARTS:
+            getattr(run, name).load_state_dict(state[name])
+        run.rows, run.best, run.sittings = (state[k] for k in ('rows', 'best', 'sittings'))
+        torch.set_rng_state(state['random']['cpu'])
+        torch.cuda.set_rng_state_all(state['random']['cuda'][:torch.cuda.device_count()])
+    except Exception as e:  # each part has its own way to say so
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise ValueError(f"{file} does not hold the state of such a run ({reason}); delete it or "
+                         "pass resume=False to start from the beginning") from None
 
 # %% ../nbs/13_checkpoints.ipynb #918c48cc
 def check_same(
@@ -271,7 +279,7 @@ def resume_run(
     if resume and (saved := saved_state(folder)):
         file, state = saved
         check_same(file, state['settings'], run.settings)
-        _set_state(run, state)
+        _set_state(run, state, file)
     elif folder is not None and run.is_main:
         for name in CHECKPOINTS:
             Path(folder, name).unlink(missing_ok=True)
