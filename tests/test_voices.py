@@ -254,7 +254,7 @@ def with_entry(**changes):
     (found() + [r | dict(image_id=r["image_id"] + 7) for r in found()],
      ("entry 33 belongs to image 20", "7 of 40 entries are bad")),
     (with_entry(score="0.9"), ("entry 3 (image 3)", "not numbers but str")),
-    (with_entry(score=10**400), ("too large",)),
+    (with_entry(score=10**400), ("entry 3 holds", "too large")),
     (with_entry(score=True), ("entry 3 (image 3)", "not numbers but bool")),
     (with_entry(image_id=True), ("entry 3 belongs to image True",)),
     (with_entry(keypoints=["1"] * 51), ("entry 3 (image 3)", "not numbers but str")),
