@@ -152,7 +152,11 @@ def _check_finite(rows, name):
         if kinds:
             raise ValueError(f"{name}: entry {n} (image {rows[n].get('image_id')}) holds keypoints "
                              f"or a score that are not numbers but {', '.join(sorted(kinds))}")
-    values = np.array(table, float)
+    try:
+        values = np.array(table, float)
+    except OverflowError:
+        n = next(n for n, row in enumerate(table) if any(abs(v) > 1e300 for v in row))
+        raise ValueError(f"{name}: entry {n} holds a whole number that is too large") from None
     if len(bad := np.flatnonzero(~np.isfinite(values).all(1))):
         image, n = rows[bad[0]]['image_id'], len(bad)
         raise ValueError(f"{name}: entry {bad[0]} (image {image}) holds NaN or infinite values, "

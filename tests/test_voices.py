@@ -38,6 +38,7 @@ CROSSED = (("left_eye", "left_ear"), ("right_eye", "right_ear"), *COCO.flip_pair
     (dict(sigmas=(*COCO.sigmas[:-1], INF)), ("sigma of right_ankle", "inf")),
     (dict(sigmas=("0.026", *COCO.sigmas[1:])), ("sigma of nose", "'0.026'")),
     (dict(sigmas=(True, *COCO.sigmas[1:])), ("sigma of nose", "True")),
+    (dict(sigmas=(26., *COCO.sigmas[1:])), ("sigma of nose", "below 10", "26.0")),
     (dict(flip_pairs=CROSSED), ("left_eye swaps with left_ear", "('left_eye', 'right_eye')")),
     (dict(flip_pairs=COCO.flip_pairs[1:]), ("left_eye swaps with nothing",)),
     (dict(flip_pairs=(("nose",),)), ("two names each",))])
@@ -117,7 +118,7 @@ def test_a_number_is_a_number(kind, name, value):
 @pytest.mark.parametrize("kind, name, value", [
     *((name, "loss_weight", 1e30) for name in losses.LOSSES),
     (FSD, "foreground_weight", 1e200), (DYNAMIC, "max_fg_weight", 1e200),
-    (ADAPTIVE, "regularizer_weight", 1e300)])
+    (ADAPTIVE, "regularizer_weight", 1e300), (ADAPTIVE, "num_keypoints", 10**20)])
 def test_a_number_beyond_reason(kind, name, value):
     with pytest.raises(ValueError) as error:
         losses.build_loss({"type": kind, name: value})
@@ -253,6 +254,7 @@ def with_entry(**changes):
     (found() + [r | dict(image_id=r["image_id"] + 7) for r in found()],
      ("entry 33 belongs to image 20", "7 of 40 entries are bad")),
     (with_entry(score="0.9"), ("entry 3 (image 3)", "not numbers but str")),
+    (with_entry(score=10**400), ("entry 3 holds", "too large")),
     (with_entry(score=True), ("entry 3 (image 3)", "not numbers but bool")),
     (with_entry(image_id=True), ("entry 3 belongs to image True",)),
     (with_entry(keypoints=["1"] * 51), ("entry 3 (image 3)", "not numbers but str")),
@@ -321,7 +323,7 @@ DRAWS = {k: [1., 2., 3.] for k in A}
 
 @pytest.mark.parametrize("change, words", [
     *((dict(scores={0: 35., 1: bad}), ("seeds [1]", "not finite", repr(bad)))
-      for bad in (NAN, INF, None, "36", True)),
+      for bad in (NAN, INF, None, "36", True, 10**400)),
     *((dict(reference={0: 35., 1: bad}), ("seeds [1]", "not finite", repr(bad)))
       for bad in (NAN, "36")),
     (dict(scores={"0": 1., 1: 2.}, reference={"0": 1., 1: 2.}), ("seeds ['0']", "whole")),
