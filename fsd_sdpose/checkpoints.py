@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .files import host_name, is_running, remove_leftovers, replacing
+from .models import check_tensors
 
 # %% ../nbs/13_checkpoints.ipynb #0b89701b
 def weights_digest(
@@ -78,6 +79,8 @@ def load_weights(
     "Load weights strictly, as `read_weights`; raises `RuntimeError` if they do not fit."
     state = read_weights(path)
     of_losses = {k: state.pop(k) for k in list(state) if k.startswith('losses.')}
+    if state.keys() == model.state_dict().keys():
+        check_tensors(model, state, path)
     model.load_state_dict(state)
     if losses is not None:
         losses.load_state_dict({k.removeprefix('losses.'): v for k, v in of_losses.items()})

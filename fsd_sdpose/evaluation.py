@@ -25,7 +25,13 @@ import torch
 from pycocotools.coco import COCO as CocoIndex
 from pycocotools.cocoeval import COCOeval
 
-from .annotations import AREA_SHARE, bad_annotation, image_table, keypoint_category
+from fsd_sdpose.annotations import (
+    AREA_SHARE,
+    bad_annotation,
+    image_table,
+    keypoint_category,
+    shown,
+)
 from .data import to_input
 from .files import read_json, write_json
 from .heatmaps import decode, flip_merge
@@ -76,7 +82,7 @@ def read_ground_truth(
             a = dict(a, keypoints=[0] * 3 * skeleton.num_keypoints)
         reason = bad_annotation(a, skeleton.num_keypoints, images)
         if reason and not skip_bad:
-            raise ValueError(f"{name}: annotation {a.get('id')} {reason}; "
+            raise ValueError(f"{name}: annotation {shown(a.get('id'))} {reason}; "
                              "read_ground_truth(..., skip_bad=True) leaves it out")
         counts = not unlabelled and not a.get('iscrowd')  # others are ignored rather than missed
         if reason or a['image_id'] in without or (skip_bad and counts and a['id'] in known):

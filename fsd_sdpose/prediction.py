@@ -21,18 +21,17 @@ import cv2
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-import fsd_sdpose
 from .annotations import read_image
 from .checkpoints import load_weights
 from .data import IMAGENET_MEAN, IMAGENET_STD, to_input
 from .drawing import draw_pose
 from .evaluation import inference, oks_nms, person_scores
+from .experiments import STARTS, load_start
 from .files import replacing, write_json
 from .heatmaps import decode, flip_merge
-from .models import VARIANTS, SDPose, check_tensors, load_released, sdpose
+from .models import VARIANTS, SDPose, load_released, sdpose
 from .skeletons import SKELETONS, Skeleton
 
 # %% ../nbs/21_prediction.ipynb #10be1e6a
@@ -69,7 +68,7 @@ def load_model(
     device='cpu',  # where to put the network
 ) -> SDPose:  # in evaluation mode
     "A network with its weights; `FileNotFoundError`, or `ValueError` for another network's."
-    shipped = Path(fsd_sdpose.__file__).parent / 'starts' / 'demo.safetensors'
+    shipped = STARTS / 'demo.safetensors'
     path = shipped if str(source) == 'demo' else Path(source)
     if path.is_dir():
         path = path / 'last.safetensors'
@@ -86,8 +85,11 @@ def load_model(
         raise ValueError("{} holds variant '{}' with {} keypoints, not '{}' with {}".format(
             path.name, *stored, *asked))
     model = sdpose(*stored)
-    check_tensors(model, load_file(path), path)
-    return load_weights(model, path).eval().to(device)
+    if path == shipped:
+        load_start(model, 'demo')
+    else:
+        load_weights(model, path)
+    return model.eval().to(device)
 
 # %% ../nbs/21_prediction.ipynb #f7f9cd7b
 def load_picture(
