@@ -145,7 +145,7 @@ def test_equal_runs_differ_by_nothing(scores, n, level):
 
 @examples(30, pair=pairs(1, 1), seed=SEEDS)
 def test_one_seed_says_nothing_about_chance(pair, seed):
-    a, b = pair
+    a, b = ({np.int64(k): v for k, v in side.items()} for side in pair)
     c = contrast(a, b, drawn(a, seed), drawn(b, seed), images=50)
     assert all(math.isnan(c[k]) for k in ("low", "high", "p", "p_margin"))
     assert c["difference"] == a[min(a)] - b[min(b)] and (c["seeds"], c["images"]) == (1, 0)
@@ -160,7 +160,58 @@ def test_a_draw_without_anybody_is_left_out(pair, seed):
     assert all(same(c[k], d[k]) for k in COLUMNS)
 
 
+FINE = {0: 1.0, 1: 2.0}, {0: 1.5, 1: 1.0}
+DRAWS = {0: [1.0, 2.0], 1: [2.0, 1.0]}
+
+
+@pytest.mark.parametrize("draws, images, words", [
+    (DRAWS, 1, "at least 2, not 1"), (DRAWS, 0, "at least 2, not 0"),
+    ({0: [1.0, 2.0]}, 9, "no draws of seeds [1]"), ({0: [1.0, 2.0], 1: [1.0]}, 9, "as many"),
+    ({0: [1.0], 1: [1.0]}, 9, "at least 2"), ({0: [[1.0, 2]] * 2, 1: [[1.0, 2]] * 2}, 9, "(2, 2)"),
+    ({0: [1.0, 2.0], 1: [1.0, math.inf]}, 9, "seed 1 are infinite"),
+    ({0: [math.inf, 2.0], 1: [1.0, 2.0]}, 9, "seed 0 are infinite, or all NaN")])
+def test_draws_that_do_not_fit_are_named(draws, images, words):
+    for both in ((draws, DRAWS), (DRAWS, draws)):
+        result, message = refused(contrast, *FINE, *both, images=images)
+        assert result is None and words in message
+    assert contrast(*FINE, DRAWS, DRAWS, images=2)["images"] == 2
+    nobody = DRAWS | {1: [math.nan] * 2}
+    result, message = refused(contrast, *FINE, nobody, nobody, images=2)
+    assert result is None and "seed 1 are infinite, or all NaN" in message
+
+
+@pytest.mark.parametrize("kwargs, words", [
+    (dict(level=0.0), "level must be in (0, 1)"), (dict(level=1.0), "level must be in (0, 1)"),
+    (dict(level=math.nan), "level"), (dict(level=True), "level"),
+    (dict(margin=math.inf), "margin must be a finite number"), (dict(margin="1"), "margin")])
+def test_settings_of_a_contrast_are_named(kwargs, words):
+    result, message = refused(contrast, *FINE, **kwargs)
+    assert result is None and words in message
+
+
+@pytest.mark.parametrize("rows, kwargs, words", [
+    ([], {}, "no rows to judge"), ([dict(p=1.0)], {}, "row 0 lacks ['difference', 'images', "),
+    ([contrast(*FINE), {}], {}, "row 1 lacks"),
+    ([contrast(*FINE) | dict(difference=math.nan)], {}, "row 0: the difference is nan"),
+    ([contrast(*FINE) | dict(difference="1")], {}, "row 0: the difference is '1'"),
+    ([contrast(*FINE) | dict(p=1.01)], {}, "p is 1.01"),
+    ([contrast(*FINE) | dict(p_margin=-0.01)], {}, "p_margin is -0.01"),
+    ([contrast(*FINE) | dict(p=None)], {}, "p is None"),
+    ([contrast(*FINE)], dict(alpha=0.0), "alpha must be in (0, 1)"),
+    ([contrast(*FINE)], dict(alpha=1.0), "alpha must be in (0, 1)"),
+    ([contrast(*FINE)], dict(alpha="1"), "alpha"),
+    ([contrast(*FINE)], dict(margin=None), "margin")])
+def test_rows_that_cannot_be_judged_are_named(rows, kwargs, words):
+    result, message = refused(judge, rows, **kwargs)
+    assert result is None and words in message
+    assert len(judge([contrast(*FINE) | dict(p=0, p_margin=1)])) == 1
+
+
 @pytest.mark.parametrize("a, b, words", [
+    ({0.5: 1.0}, {0.5: 1.0}, "the seeds [0.5] are not whole"), ({"0": 1.0}, {"0": 1.0}, "['0']"),
+    ({True: 1.0, 5: 1.0}, {True: 1.0, 5: 1.0}, "[True]"),
+    ({0: True}, {0: 1.0}, "[0] are not finite numbers: (True, 1.0)"),
+    ({0: 1.0}, {0: "1"}, "[0] are not finite"), ({0: None}, {0: 1.0}, "[0] are not finite"),
     ({0: 1.0}, {1: 1.0}, "not [0] and [1]"), ({}, {}, "same seeds"), ({0: 1.0}, {}, "same seeds"),
     ({0: 1.0, 1: 2.0}, {0: 1.0}, "not [0, 1] and [0]"),
     ({0: math.nan, 1: 1.0}, {0: 1.0, 1: 1.0}, "[0] are not finite"),
@@ -386,14 +437,21 @@ def test_bootstrap_percentiles_are_those_of_the_draws():
 
 
 @pytest.mark.parametrize("kwargs, words", [
-    (dict(resamples=0), "resamples must be positive"), (dict(level=0.0), "level in (0, 1)"),
-    (dict(level=1.0), "level in (0, 1)"), (dict(image_ids=[]), "no AP to compare"),
+    (dict(resamples=0), "resamples must be a whole number, 1 or more, not 0"),
+    (dict(resamples=2.0), "resamples"), (dict(resamples=True), "resamples"),
+    (dict(seed=-1), "seed must be a whole number, 0 or more, not -1"), (dict(seed=0.5), "seed"),
+    (dict(level=0.0), "level must be in (0, 1)"), (dict(level=1.0), "level must be in (0, 1)"),
+    (dict(level="1"), "level must be a finite number"), (dict(image_ids=[]), "no AP to compare"),
     (dict(image_ids=[99]), "no AP to compare")])
 def test_bootstraps_that_make_no_sense_are_refused(kwargs, words):
     truth, rows = sure_scene(2)
     result, message = refused(paired_bootstrap, truth, rows, rows, **kwargs)
     assert result is None and words in message
-    assert paired_bootstrap(truth, rows, rows, resamples=1)["resamples"] == 1
+    if {"resamples", "seed"} & set(kwargs):
+        result, message = refused(metric_draws, rows, truth, **kwargs)
+        assert result is None and words in message
+    few = paired_bootstrap(truth, rows, rows, resamples=np.int64(1), seed=np.int64(0))
+    assert few["resamples"] == 1
 
 
 @pytest.mark.parametrize("metric", ["PCK", "OKS_tail", "PCK_left_knee", "left_knee", "visible"])

@@ -1,5 +1,6 @@
 """What holds of every loss for any tokens: identities, symmetry, scale, gradients, types."""
 import math
+import re
 import warnings
 
 import pytest
@@ -51,7 +52,8 @@ LABELS = st.lists(st.lists(st.sampled_from([0.0, 1.0]), min_size=K, max_size=K),
                   min_size=N, max_size=N).map(torch.tensor)
 SOME_LABELS = LABELS.filter(lambda w: bool((w.sum(1) > 0).all()))
 LOGITS = tensors(TOKENS | dict(large=lambda u: 20 * u), K)
-WEIGHTS = st.tuples(st.floats(0.1, 10), st.floats(0, 1)).map(lambda v: (v[0], v[0] * v[1]))
+WEIGHTS = st.tuples(st.floats(0.1, 10), st.integers(0, 100)).map(
+    lambda v: (v[0], v[0] * v[1] / 100))
 FORMS, KINDS = st.sampled_from(NORMALIZE), st.sampled_from(REGULARIZERS)
 SIZES = st.sampled_from([0.0, 5e-6, 1.0, 7.0])
 
@@ -637,6 +639,38 @@ def test_a_very_large_weight_is_warned_of():
 def test_bad_dictionaries_are_named(config, words):
     loss, message = refused(build_loss, config)
     assert loss is None and words in message
+
+
+@pytest.mark.parametrize("kind, names", [
+    ("HeatmapMSELoss", ["loss_weight"]), ("TokenDistilLoss", ["loss_weight", "detach_teacher"]),
+    ("ForegroundTokenDistilLoss", [
+        "loss_weight", "foreground_weight", "background_weight", "threshold", "temperature",
+        "use_spatial_weight", "normalize", "pool", "detach_teacher", "shuffle"]),
+    ("AdaptiveForegroundDistilLoss", [
+        "loss_weight", "num_keypoints", "use_keypoint_guidance", "regularizer",
+        "regularizer_weight", "detach_teacher"]),
+    ("DynamicForegroundDistilLoss", [
+        "loss_weight", "start_epoch", "end_epoch", "max_fg_weight", "min_bg_weight", "threshold",
+        "temperature", "normalize", "pool", "detach_teacher", "unit"])])
+def test_every_argument_is_named_where_it_is_wrong(kind, names):
+    "By the loss and its own name, whether a text, a number or nothing is wrong."
+    for name in names:
+        for value in ("?", 1j, None):
+            loss, message = refused(build_loss, {"type": kind, name: value})
+            assert loss is None and message.startswith(f"{kind}: ")
+            assert re.search(rf"\b{name}\b", message), f"{name}={value!r}: {message}"
+
+
+@pytest.mark.parametrize("kind, name, low, high", [
+    ("TokenDistilLoss", "loss_weight", 0, 1e6),
+    ("AdaptiveForegroundDistilLoss", "regularizer_weight", 1e-12, 1e6),
+    ("DynamicForegroundDistilLoss", "min_bg_weight", 0, 1)])
+@pytest.mark.filterwarnings("ignore:.*the keypoints may not be learned")
+def test_limits_belong_to_the_range(kind, name, low, high):
+    for value in (low, high):
+        assert build_loss({"type": kind, name: value})
+    for value in (low - 1e-13, high * (1 + 1e-9)):
+        assert refused(build_loss, {"type": kind, name: value})[0] is None
 
 
 def test_defaults_are_those_of_the_guide():
