@@ -16,7 +16,6 @@ import warnings
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .files import host_name, is_running, remove_leftovers, replacing
-from .models import check_tensors
+from .models import check_tensors, read_plain
 
 # %% ../nbs/13_checkpoints.ipynb #0b89701b
 def weights_digest(
@@ -212,21 +211,14 @@ def _save_state(run, folder):
 def _read_state(path) -> dict:
     "A saved state; raises `ValueError` if the file is damaged."
     try:
-        with ZipFile(path) as file:  # torch itself does not look at the checksums of its format
-            if damaged := file.testzip():
-                raise BadZipFile(damaged)
-        state = torch.load(path, map_location='cpu', weights_only=True)
+        state = read_plain(path)
         if not isinstance(state['settings'], dict) or not isinstance(state['rows'], list):
             raise TypeError
         return state
-    except OSError as e:
-        if e.filename:
-            raise  # it cannot be opened
-        reason = e
-    except Exception as e:  # a damaged file can raise nearly anything
-        reason = e
-    raise ValueError(f"{path} cannot be read and is damaged ({type(reason).__name__}); "
-                     "delete it or pass resume=False to start from the beginning")
+    except (ValueError, TypeError, KeyError) as e:
+        reason = str(e).rpartition(': ')[2] or type(e).__name__
+        raise ValueError(f"{path} cannot be read and is damaged ({reason}); "
+                         "delete it or pass resume=False to start from the beginning") from None
 
 # %% ../nbs/13_checkpoints.ipynb #b0e99cf6
 def saved_state(
