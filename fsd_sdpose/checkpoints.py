@@ -103,22 +103,22 @@ LOCK = '.lock'  # of a run's folder, while a process holds it
 
 @contextmanager
 def own_folder(
-    folder,  # of a run; made if it is missing, and removed if it is still empty in the end
+    folder,  # of a run; made if it is missing, and removed again if it stays empty
 ):
     "Hold a folder; raises `FileExistsError` while another process does, `OSError` if unwritable."
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; a run needs a folder")
-    is_new = not folder.exists()
+    made = [f for f in (folder, *folder.parents) if not f.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with _locked(folder):
             remove_leftovers(folder)
             yield
     finally:
-        if is_new:
-            with suppress(OSError):
-                folder.rmdir()
+        with suppress(OSError):  # one of them holds something
+            for new in made:
+                new.rmdir()
 
 # %% ../nbs/13_checkpoints.ipynb #ec85413d
 @contextmanager
