@@ -24,7 +24,7 @@ import pandas as pd
 
 from fsd_sdpose.files import read_json, sha256, write_csv, write_json
 
-SETTINGS = dict(epochs=2, train_images=24, val_images=12, batch_size=16, warmup_steps=2,
+SETTINGS = dict(epochs=2, train_images=40, val_images=12, batch_size=16, warmup_steps=2,
                 val_every=1, save_every=1, scene=dict(size=[128, 96], people=1))
 FILES = ("resume.pt", "resume-before.pt", "best.safetensors", "last.safetensors", "results.json",
          "history.csv", "draws.csv", "record.json")  # in the order in which a run writes them
