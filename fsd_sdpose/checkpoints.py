@@ -16,7 +16,6 @@ import warnings
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .files import host_name, is_running, remove_leftovers, replacing
+from .models import check_tensors, read_plain
 
 # %% ../nbs/13_checkpoints.ipynb #0b89701b
 def weights_digest(
@@ -78,6 +78,8 @@ def load_weights(
     "Load weights strictly, as `read_weights`; raises `RuntimeError` if they do not fit."
     state = read_weights(path)
     of_losses = {k: state.pop(k) for k in list(state) if k.startswith('losses.')}
+    if state.keys() == model.state_dict().keys():
+        check_tensors(model, state, path)
     model.load_state_dict(state)
     if losses is not None:
         losses.load_state_dict({k.removeprefix('losses.'): v for k, v in of_losses.items()})
@@ -101,22 +103,22 @@ LOCK = '.lock'  # of a run's folder, while a process holds it
 
 @contextmanager
 def own_folder(
-    folder,  # of a run; made if it is missing, and removed if it is still empty in the end
+    folder,  # of a run; made if it is missing, and removed again if it stays empty
 ):
     "Hold a folder; raises `FileExistsError` while another process does, `OSError` if unwritable."
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; a run needs a folder")
-    is_new = not folder.exists()
+    made = [f for f in (folder, *folder.parents) if not f.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with _locked(folder):
             remove_leftovers(folder)
             yield
     finally:
-        if is_new:
-            with suppress(OSError):
-                folder.rmdir()
+        with suppress(OSError):  # one of them holds something
+            for new in made:
+                new.rmdir()
 
 # %% ../nbs/13_checkpoints.ipynb #ec85413d
 @contextmanager
@@ -209,17 +211,13 @@ def _save_state(run, folder):
 def _read_state(path) -> dict:
     "A saved state; raises `ValueError` if the file is damaged."
     try:
-        with ZipFile(path) as file:  # torch itself does not look at the checksums of its format
-            if damaged := file.testzip():
-                raise BadZipFile(damaged)
-        state = torch.load(path, map_location='cpu', weights_only=True)
+        state = read_plain(path)
         if not isinstance(state['settings'], dict) or not isinstance(state['rows'], list):
             raise TypeError
         return state
-    except OSError:
-        raise
-    except Exception as e:  # a damaged file can raise nearly anything
-        raise ValueError(f"{path} cannot be read and is damaged ({type(e).__name__}); "
+    except (ValueError, TypeError, KeyError) as e:
+        reason = str(e).rpartition(': ')[2] or type(e).__name__
+        raise ValueError(f"{path} cannot be read and is damaged ({reason}); "
                          "delete it or pass resume=False to start from the beginning") from None
 
 # %% ../nbs/13_checkpoints.ipynb #b0e99cf6
@@ -238,13 +236,18 @@ def saved_state(
     return None
 
 # %% ../nbs/13_checkpoints.ipynb #2a48ec84
-def _set_state(run, state):
-    "Put a saved state into `run`."
-    for name in _PARTS:
-        getattr(run, name).load_state_dict(state[name])
-    run.rows, run.best, run.sittings = state['rows'], state['best'], state['sittings']
-    torch.set_rng_state(state['random']['cpu'])
-    torch.cuda.set_rng_state_all(state['random']['cuda'][:torch.cuda.device_count()])
+def _set_state(run, state, file):
+    "Put a saved state into `run`; raises `ValueError` if it is not of its form."
+    try:
+        for name in _PARTS:
+            getattr(run, name).load_state_dict(state[name])
+        run.rows, run.best, run.sittings = (state[k] for k in ('rows', 'best', 'sittings'))
+        torch.set_rng_state(state['random']['cpu'])
+        torch.cuda.set_rng_state_all(state['random']['cuda'][:torch.cuda.device_count()])
+    except Exception as e:  # each part has its own way to say so
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise ValueError(f"{file} does not hold the state of such a run ({reason}); delete it or "
+                         "pass resume=False to start from the beginning") from None
 
 # %% ../nbs/13_checkpoints.ipynb #918c48cc
 def check_same(
@@ -271,7 +274,7 @@ def resume_run(
     if resume and (saved := saved_state(folder)):
         file, state = saved
         check_same(file, state['settings'], run.settings)
-        _set_state(run, state)
+        _set_state(run, state, file)
     elif folder is not None and run.is_main:
         for name in CHECKPOINTS:
             Path(folder, name).unlink(missing_ok=True)

@@ -8,6 +8,7 @@ __all__ = ['MARGIN', 'RECALLS', 'contrast', 'ImageMatches', 'image_matches', 'we
 
 # %% ../nbs/12_comparisons.ipynb #54d3b86e
 import math
+import sys
 from dataclasses import dataclass
 from numbers import Real
 
@@ -71,7 +72,8 @@ def _differences(scores, reference):
     return np.array([a - b for a, b in pairs.values()], float)
 
 def _is_finite(v):
-    return isinstance(v, Real) and not isinstance(v, bool) and math.isfinite(v)
+    real = isinstance(v, Real) and not isinstance(v, bool)
+    return real and abs(v) <= sys.float_info.max  # false for NaN
 
 def _check_level(name, value):
     "Raises unless `value` is a share between 0 and 1, without the ends."

@@ -25,7 +25,13 @@ import torch
 from pycocotools.coco import COCO as CocoIndex
 from pycocotools.cocoeval import COCOeval
 
-from .annotations import AREA_SHARE, bad_annotation, image_table, keypoint_category
+from fsd_sdpose.annotations import (
+    AREA_SHARE,
+    bad_annotation,
+    image_table,
+    keypoint_category,
+    shown,
+)
 from .data import to_input
 from .files import read_json, write_json
 from .heatmaps import decode, flip_merge
@@ -76,7 +82,7 @@ def read_ground_truth(
             a = dict(a, keypoints=[0] * 3 * skeleton.num_keypoints)
         reason = bad_annotation(a, skeleton.num_keypoints, images)
         if reason and not skip_bad:
-            raise ValueError(f"{name}: annotation {a.get('id')} {reason}; "
+            raise ValueError(f"{name}: annotation {shown(a.get('id'))} {reason}; "
                              "read_ground_truth(..., skip_bad=True) leaves it out")
         counts = not unlabelled and not a.get('iscrowd')  # others are ignored rather than missed
         if reason or a['image_id'] in without or (skip_bad and counts and a['id'] in known):
@@ -152,7 +158,11 @@ def _check_finite(rows, name):
         if kinds:
             raise ValueError(f"{name}: entry {n} (image {rows[n].get('image_id')}) holds keypoints "
                              f"or a score that are not numbers but {', '.join(sorted(kinds))}")
-    values = np.array(table, float)
+    try:
+        values = np.array(table, float)
+    except OverflowError:
+        n = next(n for n, row in enumerate(table) if any(abs(v) > 1e300 for v in row))
+        raise ValueError(f"{name}: entry {n} holds a whole number that is too large") from None
     if len(bad := np.flatnonzero(~np.isfinite(values).all(1))):
         image, n = rows[bad[0]]['image_id'], len(bad)
         raise ValueError(f"{name}: entry {bad[0]} (image {image}) holds NaN or infinite values, "
@@ -277,6 +287,9 @@ def crowd_images(
     "The images of AP (crowd) and of each level."
     index = crowd_index(data)
     field = {im['id']: im.get('crowdIndex') for im in data['images']}
+    for image, given in field.items():
+        if given is not None and not (_is_number(type(given)) and 0 <= given < math.inf):
+            raise ValueError(f"image {image} has the crowdIndex {given!r}, not a number above 0")
     graded, usual = (index, CROWD_LEVELS) if None in field.values() else (field, TOOL_LEVELS)
     out = {'crowd': [i for i, c in index.items() if c > CROWDED]}
     for name, (low, high) in (usual if levels is None else levels).items():

@@ -83,6 +83,8 @@ def merge_overrides(
         if dot and name not in DICTIONARIES:
             raise ValueError(f"{key!r}: only entries of {', '.join(DICTIONARIES)} "
                              "can be named with a dot")
+        if dot and not isinstance(merged.get(name, {}), dict):
+            raise TypeError(f"{key!r} names an entry of {name}, which is {merged[name]!r}")
         merged[name] = {**merged.get(name, {}), entry: value} if dot else value
     return merged
 
@@ -409,16 +411,17 @@ def describe_data(
 
 # %% ../nbs/18_experiments.ipynb #e0f4461b
 def write_run(
-    out,  # folder of the run
+    run,  # `PreparedRun`, its model trained and its predictions written
     record: dict,  # written as record.json
-    history: pd.DataFrame,  # written as history.csv
-    draws: pd.DataFrame,  # from `run_draws`, written as draws.csv
+    history: pd.DataFrame,  # from `fit`, written as history.csv
+    draws: pd.DataFrame,  # of further test sets, written as draws.csv with those of validation
 ):
     "Write a run's files atomically, the record last."
-    Path(out, 'record.json').unlink(missing_ok=True)
-    write_csv(Path(out, 'history.csv'), history)
-    write_csv(Path(out, 'draws.csv'), draws)
-    write_json(Path(out, 'record.json'), record, indent=1)
+    draws = run_draws(run.out / 'results.json', run.val).join(draws)
+    names = dict(method=record['method'], seed=record['seed'])
+    write_csv(run.out / 'history.csv', history.assign(**names))
+    write_csv(run.out / 'draws.csv', draws)
+    write_json(run.out / 'record.json', record, indent=1)
 
 # %% ../nbs/18_experiments.ipynb #8ce06f47
 class MaskWatch:
@@ -661,8 +664,7 @@ def run_experiment(
         if is_main:
             if masks:
                 masks.save(run.out / 'masks.npz')
-            draws = run_draws(run.out / 'results.json', run.val).join(draws)
-            write_run(run.out, record, history.assign(method=method, seed=seed), draws)
+            write_run(run, record, history, draws)
             remove_checkpoints(run.out, keep_weights)  # only now: the record is safe
     return record
 

@@ -311,8 +311,9 @@ class AdaptiveForegroundDistilLoss(LossTerm):
         detach_teacher: bool = False,  # whether the gradient stops at the teacher; it then drifts
     ):
         super().__init__(loss_weight)
-        if type(num_keypoints) is not int or num_keypoints < 1:
-            raise ValueError(f"num_keypoints must be a positive integer, not {num_keypoints!r}")
+        if type(num_keypoints) is not int or not 1 <= num_keypoints <= 10000:
+            raise ValueError("num_keypoints must be a positive integer, at most 10000, "
+                             f"not {num_keypoints!r}")
         self.regularizer = known(regularizer, REGULARIZERS, 'regularizer')
         self.regularizer_weight = number('regularizer_weight', regularizer_weight, 1e-12, 1e6)
         self.use_keypoint_guidance = _flag('use_keypoint_guidance', use_keypoint_guidance)

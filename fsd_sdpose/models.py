@@ -6,16 +6,17 @@
 __all__ = ['VARIANTS', 'LOW', 'conv', 'Bottleneck', 'StemNet', 'BasicBlock', 'down', 'fuse', 'HRModule', 'HRNetW32',
            'sine_position', 'patchify', 'attend', 'Attention', 'FeedForward', 'PreNorm', 'Residual', 'Transformer',
            'Variant', 'TokenPose', 'CycleOutput', 'SDPose', 'init_released', 'init_quick', 'sdpose', 'fold_batch_norm',
-           'keypoint_layer', 'Deployed', 'try_compiled', 'deploy', 'fill_weights', 'load_released', 'check_tensors']
+           'keypoint_layer', 'Deployed', 'try_compiled', 'deploy', 'fill_weights', 'read_plain', 'load_released',
+           'check_tensors']
 
 # %% ../nbs/06_models.ipynb #5396ddc1
 import copy
 import math
-import pickle
 import re
 import warnings
 from dataclasses import dataclass, replace
 from typing import NamedTuple
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
 import torch.nn.functional as F
@@ -543,21 +544,32 @@ def fill_weights(
             tensor.copy_(torch.as_tensor(values))
     return model
 
+# %% ../nbs/06_models.ipynb #d903dfe5
+def read_plain(
+    path,  # a file of PyTorch
+):  # what it holds
+    "A file's content, read as data only; raises `FileNotFoundError` or `ValueError`."
+    try:
+        if is_zipfile(path):
+            with ZipFile(path) as file:  # torch itself does not look at the checksums of its format
+                if damaged := file.testzip():
+                    raise BadZipFile(damaged)
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no checkpoint at {path}") from None
+    except Exception as e:  # damaged bytes can raise nearly anything
+        wanted = re.findall(r'GLOBAL ([\w.]+)', str(e))
+        why = f"it asks for {', '.join(wanted)}" if wanted else type(e).__name__
+        raise ValueError(f"{path} cannot be read as plain tensors, "
+                         f"and nothing else is executed: {why}") from None
+
 # %% ../nbs/06_models.ipynb #1aa83aec
 def load_released(
     model: SDPose,  # weights are replaced in place
     path,  # a released SDPose checkpoint, `.pth`
 ) -> SDPose:  # the model
     "Load a checkpoint strictly, running no code; raises `FileNotFoundError` or `ValueError`."
-    try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no checkpoint at {path}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as e:
-        wanted = re.findall(r'GLOBAL ([\w.]+)', str(e))
-        why = f"it asks for {', '.join(wanted)}" if wanted else type(e).__name__
-        raise ValueError(f"{path} cannot be read as plain tensors, "
-                         f"and nothing else is executed: {why}") from None
+    content = read_plain(path)
     state = content.get('state_dict', content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor)
                                               for k, v in state.items()):

@@ -21,18 +21,17 @@ import cv2
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-import fsd_sdpose
 from .annotations import read_image
 from .checkpoints import load_weights
 from .data import IMAGENET_MEAN, IMAGENET_STD, to_input
 from .drawing import draw_pose
 from .evaluation import inference, oks_nms, person_scores
+from .experiments import STARTS, load_start
 from .files import replacing, write_json
 from .heatmaps import decode, flip_merge
-from .models import VARIANTS, SDPose, check_tensors, load_released, sdpose
+from .models import VARIANTS, SDPose, load_released, sdpose
 from .skeletons import SKELETONS, Skeleton
 
 # %% ../nbs/21_prediction.ipynb #10be1e6a
@@ -69,7 +68,7 @@ def load_model(
     device='cpu',  # where to put the network
 ) -> SDPose:  # in evaluation mode
     "A network with its weights; `FileNotFoundError`, or `ValueError` for another network's."
-    shipped = Path(fsd_sdpose.__file__).parent / 'starts' / 'demo.safetensors'
+    shipped = STARTS / 'demo.safetensors'
     path = shipped if str(source) == 'demo' else Path(source)
     if path.is_dir():
         path = path / 'last.safetensors'
@@ -86,8 +85,11 @@ def load_model(
         raise ValueError("{} holds variant '{}' with {} keypoints, not '{}' with {}".format(
             path.name, *stored, *asked))
     model = sdpose(*stored)
-    check_tensors(model, load_file(path), path)
-    return load_weights(model, path).eval().to(device)
+    if path == shipped:
+        load_start(model, 'demo')
+    else:
+        load_weights(model, path)
+    return model.eval().to(device)
 
 # %% ../nbs/21_prediction.ipynb #f7f9cd7b
 def load_picture(
@@ -116,13 +118,17 @@ def check_boxes(
     if boxes is None:
         return np.array([[0., 0., width, height]])
     try:
-        b = np.asarray(boxes, np.float64)
-    except (TypeError, ValueError):
-        raise ValueError("boxes must be numbers: x, y, width, height for each person") from None
+        b = np.asarray(boxes)
+    except ValueError:  # rows of different lengths
+        raise ValueError("boxes must be x, y, width, height for each person") from None
+    if b.size and b.dtype.kind not in 'iuf':
+        raise ValueError("boxes must be numbers: x, y, width, height for each person, "
+                         f"not {str(b.ravel()[0])!r} ({b.dtype})")
     if b.size == 0:
         return np.zeros((0, 4))
     if b.ndim != 2 or b.shape[1] != 4:
         raise ValueError(f"boxes have shape {b.shape}, not (people, 4): x, y, width, height in px")
+    b = b.astype(np.float64)
     for n, box in enumerate(b.tolist()):
         x, y, w, h = box
         if not np.isfinite(box).all() or w < 1 or h < 1:
@@ -205,8 +211,8 @@ def predict_people(
     "Keypoints of people in a picture; `FileNotFoundError` or `ValueError` for a bad argument."
     if precision not in ('fp32', 'bf16'):
         raise ValueError(f"precision is 'fp32' or 'bf16', not {precision!r}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    if type(batch_size) is not int or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number, at least 1, not {batch_size!r}")
     picture, skeleton = load_picture(image, upright), skeleton_of(model.num_keypoints, skeleton)
     boxes = check_boxes(boxes, picture.shape[1], picture.shape[0])
     if device is not None:
@@ -342,11 +348,16 @@ def run_onnx(
     path,  # `.onnx` file
     images,  # (N,3,H,W) float32 normalised crops
 ) -> np.ndarray:  # (N,K,h,w) heatmaps
-    "Run an exported network on the CPU; raises `ImportError` if onnxruntime is missing."
+    "Run an exported network on the CPU; `ImportError` without onnxruntime, or `ValueError`."
     if not find_spec('onnxruntime'):
         raise ImportError("run_onnx needs onnxruntime: pip install onnxruntime")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no network at {path}; export_onnx writes one")
     import onnxruntime
-    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    except Exception as e:  # onnxruntime has a dozen errors of its own
+        raise ValueError(f"{path} is not an ONNX network ({str(e).splitlines()[0]})") from None
     return session.run(None, dict(images=np.asarray(images, np.float32)))[0]
 
 # %% ../nbs/21_prediction.ipynb #1fb9e603

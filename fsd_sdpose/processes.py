@@ -81,9 +81,11 @@ class Interrupts:
             signal.signal(signal.SIGINT, self._handle)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         if self.installed:
             signal.signal(signal.SIGINT, self.before)
+        if kind is None:
+            self.check()
 
     def _handle(self, number, frame):
         self.seen = True

@@ -14,10 +14,11 @@ import hashlib
 import json
 import math
 import os
+import sys
 import tempfile
 from colorsys import hsv_to_rgb
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial, reduce
 from itertools import chain
@@ -871,6 +872,19 @@ def annotate(
                 num_keypoints=int((visible > 0).sum()), bbox=[float(v) for v in box],
                 keypoints=[n for px, py, v in points.tolist() for n in (px, py, int(v))])
 
+# %% ../nbs/07_synthetic.ipynb #547837da
+@contextmanager
+def _main_not_run():
+    "Processes that are spawned meanwhile do not run the main script."
+    main = vars(sys.modules['__main__'])
+    kept = {name: main.pop(name) for name in ('__file__', '__spec__') if name in main}
+    main['__spec__'] = None
+    try:
+        yield
+    finally:
+        del main['__spec__']
+        main.update(kept)
+
 # %% ../nbs/07_synthetic.ipynb #ea533df5
 GENERATOR = 1  # raised whenever the same settings would give other pictures
 
@@ -895,7 +909,8 @@ def _draw_all(write, num_images, processes, folder):
                   leave=False, disable=None if num_images >= 1000 else True)
     if processes == 1 or len(jobs) == 1:
         return list(chain(*bar(map(write, jobs))))
-    with ProcessPoolExecutor(processes, get_context('spawn'), cv2.setNumThreads, (1,)) as pool:
+    pool = ProcessPoolExecutor(processes, get_context('spawn'), cv2.setNumThreads, (1,))
+    with _main_not_run(), pool:
         return list(chain(*bar(pool.map(write, jobs))))
 
 # %% ../nbs/07_synthetic.ipynb #a27db975

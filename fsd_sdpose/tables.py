@@ -7,7 +7,7 @@ __all__ = ['SCORES', 'SURE', 'NEUTRAL', 'READING', 'RUN_COLUMNS', 'repository_re
            'has_other_losses', 'kinds_of_tests', 'with_summaries', 'measured_values', 'run_conditions', 'read_record',
            'gather', 'gather_history', 'expected_table', 'ap_range', 'expectation', 'run_summary', 'read_draws',
            'run_draws', 'paired_runs', 'run_contrast', 'paired_gain', 'contrasts', 'method_order', 'method_contrasts',
-           'mean_and_spread', 'signed', 'with_interval', 'sentence', 'verdict', 'set_sizes', 'distinct', 'doubts',
+           'mean_and_spread', 'signed', 'with_interval', 'sentence', 'verdict', 'set_sizes', 'distinct', 'mixture',
            'conditions', 'tests_text', 'expected_cells', 'measured_cells', 'ap_table', 'gather_sweep',
            'sweep_contrasts', 'one_verdict', 'sweep_table', 'sweep_verdict', 'other_machine', 'paper_hours',
            'to_markdown', 'write_table']
@@ -539,7 +539,7 @@ def distinct(
     return ', '.join(sorted(runs[column].astype(str).unique()))
 
 # %% ../nbs/19_tables.ipynb #3935434f
-def doubts(
+def mixture(
     runs: pd.DataFrame,  # from `gather`
 ) -> str:  # sentences; empty if the runs were made alike
     "In what the runs of one table were made differently: machines, versions, losses."
@@ -574,7 +574,7 @@ def conditions(
         f"{distinct(runs, 'train_people')} training and {distinct(runs, 'val_people')} validation "
         f"people{skipped}; {distinct(runs, 'boxes')}, {flips}, {distinct(runs, 'epochs')} epochs, "
         f"trained in {distinct(runs, 'precision')}, seeds {distinct(runs, 'seed')}, "
-        f"on {distinct(runs, 'device')}, commit {distinct(runs, 'commit')}. {sizes}{doubts(runs)}"
+        f"on {distinct(runs, 'device')}, commit {distinct(runs, 'commit')}. {sizes}{mixture(runs)}"
         f"Before training the networks score AP {runs.untrained_AP.max():.1f}{start}, "
         f"after it {runs.AP.min():.1f} to {runs.AP.max():.1f}. {READING}")
 

@@ -6,7 +6,7 @@
 __all__ = ['TOKEN_LOSS', 'TERM', 'QUICK_EVALUATOR', 'TrainConfig', 'make_config', 'build_losses', 'cycle_terms', 'sum_cycles',
            'total_loss', 'lr_factor', 'make_optimizer', 'Objective', 'channels_last', 'gradient_ratios', 'mask_values',
            'train_step', 'LateLog', 'Progress', 'tensorboard_writer', 'validate', 'epoch_doubts', 'people_digest',
-           'Sitting', 'fit']
+           'fit']
 
 # %% ../nbs/15_training.ipynb #53ac3c38
 import hashlib
@@ -98,8 +98,7 @@ def _check_type(name, value, kind):
 
 def _check_values(config):
     "Raises an error for a value of the wrong type or below its limit."
-    if config.variant not in VARIANTS:
-        raise ValueError(f"unknown variant {config.variant!r}; known: {', '.join(VARIANTS)}")
+    known(config.variant, VARIANTS, 'variant')
     for f in fields(config):
         if f.name != 'milestones':
             _check_type(f.name, getattr(config, f.name), f.type)
@@ -128,7 +127,11 @@ def _check_choices(config):
         raise ValueError(f"precision is 'fp32' or 'bf16', not {config.precision!r}")
     for name, kinds in _LOSS_KINDS.items():
         loss = getattr(config, name)
-        if not isinstance(build_loss(loss), kinds):
+        try:
+            built = build_loss(loss)
+        except (TypeError, ValueError) as e:
+            raise type(e)(f"{name}: {e}") from None
+        if not isinstance(built, kinds):
             names = ' or '.join(kind.__name__ for kind in kinds)
             raise ValueError(f"{name} cannot be {loss['type']}: it takes {names}, or a kind of it")
 
@@ -531,34 +534,21 @@ def epoch_doubts(
     return found
 
 # %% ../nbs/15_training.ipynb #5b6cb77a
-class _Watch:
-    "Looks at each row of the history: stops where nothing moves, says once what is doubtful."
-    def __init__(self, run):
-        self.model, self.said = run.model, set()
-        trained = [p for p in run.model.parameters() if p.requires_grad]
-        self.start = [p.detach().clone() for p in trained] if not run.rows else None
-
-    def look(self, row, config):
-        if self.start:
-            now = [p.detach() for p in self.model.parameters() if p.requires_grad]
-            steps = torch.stack([(a - b).norm() for a, b in zip(now, self.start, strict=True)])
-            share = (steps.norm() / torch.stack([p.norm() for p in now]).norm()).item()
-            if share < 1e-7:  # the precision of float32
-                raise ValueError(
-                    f"epoch {row['epoch']}: the weights have moved by {share:.1g} of their size; "
-                    f"lr={config.lr:g} with warmup_steps={config.warmup_steps} is too small")
-        self.start = None
-        for about, text in epoch_doubts(row, config).items():
-            if about not in self.said:
-                warnings.warn(text, stacklevel=3)
-                self.said.add(about)
+def _check_moved(before, now, row, config):
+    "Raises `ValueError` if an epoch has not moved the weights."
+    change = torch.stack([(a - b).norm() for a, b in zip(now, before, strict=True)]).norm()
+    share = (change / torch.stack([p.norm() for p in now]).norm()).item()
+    if share < 1e-7:  # the precision of float32
+        raise ValueError(f"epoch {row['epoch']}: the weights have moved by {share:.1g} of their "
+                         f"size; lr={config.lr:g} with warmup_steps={config.warmup_steps} is too "
+                         "small")
 
 # %% ../nbs/15_training.ipynb #f44b2ec7
-def _train_epoch(run, objective, loader, config, device, epoch, progress, interrupts):
-    "One pass over the data; means of the logged terms, and what the first batch measured."
+def _train_epoch(run, objective, loader, config, device, epoch, sitting):
+    "One pass over the data; a row of the logged terms' means and what the first batch measured."
+    start, lr, first, n = time.monotonic(), run.optimizer.param_groups[0]['lr'], {}, len(loader)
     run.model.train()
     loader.dataset.set_epoch(epoch)
-    first, n = {}, len(loader)
     log = LateLog(partial(_check_steps, epoch, n))
     for i, batch in enumerate(on_device(loader, device)):
         _set_epoch(run.losses, epoch + i / n, config.epochs)
@@ -570,11 +560,13 @@ def _train_epoch(run, objective, loader, config, device, epoch, progress, interr
         run.scheduler.step()
         first |= {k: values.pop(k) for k in list(values) if k.startswith(('grad_', 'mask_'))}
         log.add(values)
-        progress.update()
-        interrupts.check()
+        sitting.step()
     means = {k: v for k, v in log.means().items() if TERM not in k}
     _check_epoch(epoch, run, means['token_rms'], config.max_token_rms)
-    return means | {k: v.item() for k, v in first.items()}
+    means = sitting.processes.mean(means | {k: v.item() for k, v in first.items()})
+    row = dict(epoch=epoch + 1, lr=lr) | means | dict(seconds=time.monotonic() - start)
+    sitting.look(row, config)
+    return row
 
 # %% ../nbs/15_training.ipynb #212aecbf
 def _set_epoch(losses, epoch, total):
@@ -598,8 +590,9 @@ def _visit(after_epoch, run, config, epoch):
             module.training = training
 
 # %% ../nbs/15_training.ipynb #428a6cde
-def _new_run(model, losses, train_set, val_set, config, steps, facts, is_main):
+def _new_run(model, losses, train_set, val_set, config, batches, facts):
     "A run before its first step, with optimiser and schedule; warns of a warm-up that never ends."
+    steps = config.epochs * batches
     if config.warmup_steps > steps:
         warnings.warn(f"warmup_steps={config.warmup_steps} is longer than the schedule of {steps} "
                       f"steps: the learning rate never reaches lr={config.lr:g}", stacklevel=3)
@@ -611,7 +604,7 @@ def _new_run(model, losses, train_set, val_set, config, steps, facts, is_main):
         'number of keypoints': model.num_keypoints, 'training set': people_digest(train_set),
         'validation set': people_digest(val_set), 'augmentation': repr(train_set.augment),
         'seed of the augmentation': train_set.seed} | (facts or {})
-    return Run(model, losses, optimizer, scheduler, settings, is_main)
+    return Run(model, losses, optimizer, scheduler, settings)
 
 # %% ../nbs/15_training.ipynb #0d54f2e4
 def people_digest(
@@ -629,18 +622,42 @@ def people_digest(
     return f"{len(dataset)} people with {dataset.boxes}, digest {digest.hexdigest()[:12]}"
 
 # %% ../nbs/15_training.ipynb #24d69967
-class Sitting(dict):
-    "Start, device and seconds of a part of a run between two interruptions."
-    def __init__(self,
-        device,  # torch device
-    ):
+class _Sitting(Interrupts):
+    "A part of a run between two stops: hears Ctrl-C, counts seconds, looks at every epoch."
+    def __init__(self, run, processes, device):
+        self.run, self.processes, self.said = run, processes, set()
         self.clock = time.monotonic()
-        super().__init__(started=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
-                         device=device_name(device), seconds=0.)
+        self.entry = dict(started=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
+                          device=device_name(device), seconds=0.)
+
+    def begin(self, config, batches, show):
+        "Note this sitting, once the run is where it goes on; returns its progress."
+        self.run.sittings.append(self.entry)
+        self.first = None if self.run.rows else self._weights()
+        steps = (config.epochs - len(self.run.rows)) * batches
+        label = f'{config.variant} seed {config.seed}'
+        self.progress = Progress(steps, label, show and self.run.is_main)
+        return self.progress
+
+    def _weights(self):
+        return [p.detach().clone() for p in self.run.model.parameters() if p.requires_grad]
+
+    def step(self):
+        self.progress.update()
+        self.check()
+
+    def look(self, row, config):
+        "Stop where nothing moves, and say once what is doubtful."
+        if self.first:
+            _check_moved(self.first, self._weights(), row, config)
+        self.first = None
+        for about, text in epoch_doubts(row, config).items():
+            if about not in self.said:
+                warnings.warn(text, stacklevel=4)
+                self.said.add(about)
 
     def stop(self):
-        "Set the seconds to what has gone by."
-        self['seconds'] = time.monotonic() - self.clock
+        self.entry['seconds'] = time.monotonic() - self.clock
 
 def _history(run) -> pd.DataFrame:
     "The rows of a run as a table."
@@ -667,25 +684,17 @@ def fit(
     config = config or TrainConfig()
     losses = build_losses(config) if losses is None else losses
     device, processes, loader = _prepare(model, losses, train_set, val_set, config)
-    total = config.epochs * len(loader)
-    run = _new_run(model, losses, train_set, val_set, config, total, facts, processes.is_main)
+    run = _new_run(model, losses, train_set, val_set, config, len(loader), facts)
+    run.is_main = processes.is_main
     writer = tensorboard_writer(tensorboard if run.is_main else None)
-    with writer as write, Interrupts() as interrupts:
+    with writer as write, _Sitting(run, processes, device) as sitting:
         done = resume_run(run, checkpoints, resume)
-        run.sittings.append(sitting := Sitting(device))
         objective = distribute(Objective(model, losses, config), processes, device)
         if done == 0:
             _visit(after_epoch, run, config, 0)
-        steps, label = total - done * len(loader), f'{config.variant} seed {config.seed}'
-        watch = _Watch(run)
-        with Progress(steps, label, show and run.is_main) as progress:
+        with sitting.begin(config, len(loader), show) as progress:
             for epoch in range(done, config.epochs):
-                start = time.monotonic()
-                row = dict(epoch=epoch + 1, lr=run.optimizer.param_groups[0]['lr'])
-                means = _train_epoch(run, objective, loader, config, device, epoch, progress,
-                                     interrupts)
-                row |= processes.mean(means) | dict(seconds=time.monotonic() - start)
-                watch.look(row, config)
+                row = _train_epoch(run, objective, loader, config, device, epoch, sitting)
                 row |= _validate_epoch(epoch + 1, model, val_set, config, device, results_file)
                 _report(progress, row, config.epochs, val_set)
                 run.rows.append(row)
@@ -693,7 +702,6 @@ def fit(
                 _visit(after_epoch, run, config, epoch + 1)
                 sitting.stop()
                 save_epoch(run, checkpoints, config.epochs, config.save_every)
-                interrupts.check()
     return _history(run)
 
 # %% ../nbs/15_training.ipynb #e7c5a764

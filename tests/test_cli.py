@@ -84,7 +84,7 @@ def test_a_run_and_its_record(tmp_path):
     ("train demo fsd --set epochs=2", "say where to write it"),
     ("evaluate absent.json absent.json", "no file absent.json"),
     ("predict absent.jpg --out .", "no image absent.jpg"),
-    ("predict . --out poses", "no regular file but a folder"),
+    ("predict . --out poses", "no regular file but a directory"),
     ("predict a/x.jpg b/x.png --out .", "two pictures are called x"),
     ("predict x.jpg --out . --dataset absent.json", "the folder of its images"),
     ("predict x.jpg --out . --device warp", "device 'warp' cannot be used"),

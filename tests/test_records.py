@@ -275,7 +275,7 @@ def test_arms_of_one_seed_run_on_one_machine(copies, path):
 
 def test_what_seeds_do_not_share_is_said(copies):
     "Machines and versions of the two seeds, and losses of an older definition."
-    assert tables.doubts(tables.gather("demo", copies)) == ""
+    assert tables.mixture(tables.gather("demo", copies)) == ""
     for method in ("baseline", "fsd"):
         change(copies, f"{method}-seed1", "environment/device", "another")
         change(copies, f"{method}-seed1", "environment/versions/torch", "2.0")

@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import LIMIT
+from conftest import LIMIT, ROOT
 from pycocotools.coco import COCO as CocoFile
 
 from fsd_sdpose import synthetic as s
@@ -267,3 +267,17 @@ def test_two_processes_at_once(tmp_path):
     assert files[0] == files[1]
     assert len(json.loads(files[0].read_text())['images']) == 20
     assert [p.name for p in tmp_path.iterdir()] == ['d']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["script", "stdin"])
+def test_a_plain_script_draws_with_several_processes(way, tmp_path):
+    "Without the usual guard, and without a file: the script runs once."
+    script = ("from fsd_sdpose.synthetic import make_dataset\nprint('once')\n"
+              f"make_dataset({str(tmp_path / 'people')!r}, 70, size=(48, 48), processes=2)\n")
+    (tmp_path / "script.py").write_text(script)
+    done = subprocess.run([sys.executable, "-" if way == "stdin" else tmp_path / "script.py"],
+                          input=script if way == "stdin" else None, capture_output=True, text=True,
+                          timeout=LIMIT, env=os.environ | dict(PYTHONPATH=str(ROOT)))
+    assert (done.returncode, done.stdout) == (0, "once\n"), done.stderr
+    assert len(list(tmp_path.glob("people/images/*.jpg"))) == 70

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from fsd_sdpose import comparisons, evaluation, heatmaps, losses, masks
 from fsd_sdpose.crops import Augmentation, plan_crops
 from fsd_sdpose.models import sdpose
-from fsd_sdpose.prediction import load_model
+from fsd_sdpose.prediction import check_boxes, load_model, predict_people, run_onnx
 from fsd_sdpose.skeletons import COCO, Skeleton
 from fsd_sdpose.synthetic import make_dataset
 
@@ -38,6 +38,7 @@ CROSSED = (("left_eye", "left_ear"), ("right_eye", "right_ear"), *COCO.flip_pair
     (dict(sigmas=(*COCO.sigmas[:-1], INF)), ("sigma of right_ankle", "inf")),
     (dict(sigmas=("0.026", *COCO.sigmas[1:])), ("sigma of nose", "'0.026'")),
     (dict(sigmas=(True, *COCO.sigmas[1:])), ("sigma of nose", "True")),
+    (dict(sigmas=(26., *COCO.sigmas[1:])), ("sigma of nose", "below 10", "26.0")),
     (dict(flip_pairs=CROSSED), ("left_eye swaps with left_ear", "('left_eye', 'right_eye')")),
     (dict(flip_pairs=COCO.flip_pairs[1:]), ("left_eye swaps with nothing",)),
     (dict(flip_pairs=(("nose",),)), ("two names each",))])
@@ -117,7 +118,7 @@ def test_a_number_is_a_number(kind, name, value):
 @pytest.mark.parametrize("kind, name, value", [
     *((name, "loss_weight", 1e30) for name in losses.LOSSES),
     (FSD, "foreground_weight", 1e200), (DYNAMIC, "max_fg_weight", 1e200),
-    (ADAPTIVE, "regularizer_weight", 1e300)])
+    (ADAPTIVE, "regularizer_weight", 1e300), (ADAPTIVE, "num_keypoints", 10**20)])
 def test_a_number_beyond_reason(kind, name, value):
     with pytest.raises(ValueError) as error:
         losses.build_loss({"type": kind, name: value})
@@ -197,6 +198,32 @@ def test_a_checkpoint_without_names(content, tmp_path):
     one_line(error, str(tmp_path / "w.pth"), "holds no state dict")
 
 
+@pytest.mark.parametrize("boxes", [[["0", "0", "9", "9"]], [[True] * 4], [[None] * 4],
+                                   [[1, 1, 9], [1, 1, 9, 9]]], ids=str)
+def test_boxes_that_are_no_numbers(boxes):
+    with pytest.raises(ValueError) as error:
+        check_boxes(boxes, 64, 48)
+    one_line(error, "boxes must be ")
+
+
+@pytest.mark.parametrize("size", ["8", 2.5, True, 0])
+def test_a_batch_of_no_size(size):
+    with pytest.raises(ValueError) as error:
+        predict_people(None, None, batch_size=size)
+    one_line(error, f"batch_size must be a whole number, at least 1, not {size!r}")
+
+
+@pytest.mark.parametrize("content, kind", [(None, FileNotFoundError), (b"a text", ValueError)])
+def test_a_network_that_cannot_be_run(content, kind, tmp_path):
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / "net.onnx"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(kind) as error:
+        run_onnx(path, np.zeros((1, 3, 8, 8), np.float32))
+    one_line(error, str(path))
+
+
 # ---- results -------------------------------------------------------------------------------------
 
 
@@ -227,6 +254,7 @@ def with_entry(**changes):
     (found() + [r | dict(image_id=r["image_id"] + 7) for r in found()],
      ("entry 33 belongs to image 20", "7 of 40 entries are bad")),
     (with_entry(score="0.9"), ("entry 3 (image 3)", "not numbers but str")),
+    (with_entry(score=10**400), ("entry 3 holds", "too large")),
     (with_entry(score=True), ("entry 3 (image 3)", "not numbers but bool")),
     (with_entry(image_id=True), ("entry 3 belongs to image True",)),
     (with_entry(keypoints=["1"] * 51), ("entry 3 (image 3)", "not numbers but str")),
@@ -270,6 +298,15 @@ def test_results_of_lost_pictures_are_not_missed(recwarn):
     assert not recwarn
 
 
+@pytest.mark.parametrize("index", ["0.2", NAN, -1, True, []], ids=str)
+def test_a_crowd_index_that_is_no_number(index):
+    data = truth()
+    data["images"][4]["crowdIndex"] = index
+    with pytest.raises(ValueError) as error:
+        evaluation.evaluate(data, found())
+    one_line(error, f"image 4 has the crowdIndex {index!r}")
+
+
 def test_nobody_to_score():
     empty = truth()
     for a in empty["annotations"]:
@@ -286,7 +323,7 @@ DRAWS = {k: [1., 2., 3.] for k in A}
 
 @pytest.mark.parametrize("change, words", [
     *((dict(scores={0: 35., 1: bad}), ("seeds [1]", "not finite", repr(bad)))
-      for bad in (NAN, INF, None, "36", True)),
+      for bad in (NAN, INF, None, "36", True, 10**400)),
     *((dict(reference={0: 35., 1: bad}), ("seeds [1]", "not finite", repr(bad)))
       for bad in (NAN, "36")),
     (dict(scores={"0": 1., 1: 2.}, reference={"0": 1., 1: 2.}), ("seeds ['0']", "whole")),
