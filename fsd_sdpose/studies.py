@@ -9,12 +9,10 @@ __all__ = ['TOKEN', 'FSD', 'ADAPTIVE', 'DYNAMIC', 'NO_LOSS', 'PLACE', 'METHODS',
            'weight_points', 'preset_points', 'sweep_point', 'run_folder', 'pages']
 
 # %% ../nbs/17_studies.ipynb #a64da625
-import inspect
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .files import known
-from .losses import ForegroundTokenDistilLoss
 
 # %% ../nbs/17_studies.ipynb #2a6d56a2
 TOKEN = dict(type='TokenDistilLoss', loss_weight=5e-6)
@@ -240,8 +238,7 @@ def loss_points(
     values,  # settings to try
 ) -> tuple[Point, ...]:
     "FSD with one entry of its loss changed, against the study's baseline."
-    default = inspect.signature(ForegroundTokenDistilLoss).parameters[entry].default
-    unchanged = FSD.get(entry, default)
+    unchanged = {'normalize': 'none', **FSD}[entry]  # as the loss has it where FSD does not say
     key = f'loss_vis_token_dist.{entry}'
     return tuple(Point(label=f'{entry}-{v}', value=v, method='fsd',
                        overrides={} if v == unchanged else {key: v}) for v in values)
