@@ -56,7 +56,13 @@ from .files import known, read_json, replacing, sha256, write_csv, write_json
 from .losses import AdaptiveForegroundDistilLoss, mask_and_weights, relative_weights
 from .models import VARIANTS, SDPose, sdpose
 from .probes import probe
-from .processes import Processes, device_name, join_processes, pick_device
+from fsd_sdpose.processes import (
+    Processes,
+    device_name,
+    join_processes,
+    pick_device,
+    pick_precision,
+)
 from .studies import METHODS, STUDIES, Study, resolve_loss, run_folder
 from .synthetic import GENERATOR, make_dataset
 from fsd_sdpose.training import (
@@ -570,6 +576,7 @@ def _plan_run(study, method, seed, overrides, out) -> PlannedRun:
     overrides = plain_values(overrides)
     out = Path(out or study_folder(study, method, seed, overrides))
     device = pick_device(config.device)
+    config = replace(config, precision=pick_precision(config.precision, device))
     asked = dict(study=study, method=method, seed=seed, overrides=overrides)
     return PlannedRun(asked, settings, config, out, device, join_processes(device))
 

@@ -172,9 +172,10 @@ class Study:
 SCENE = dict(size=[160, 160], people=[1, 2], crowd=[0., .8], clutter=[0., .5], occlusion=.1,
              truncation=0., poses=['stand', 'hips', 'folded', 'talk', 'walk'])
 GENTLE = dict(rotation=10., half_body=0., scale=.15, shift=0.)
-NANO = dict(variant='n', batch_size=16, base_batch=16, lr=2e-3, warmup_steps=50, milestones=(.85,))
+NANO = dict(variant='n', batch_size=16, base_batch=16, lr=2e-3, warmup_steps=50, milestones=(.85,),
+            precision='auto')
 PAPER = dict(variant='s_v1', epochs=PAPER_EPOCHS, batch_size=512, base_batch=512, lr=1e-3,
-             warmup_steps=500, milestones=(2 / 3, 13 / 15), precision='bf16', workers=8,
+             warmup_steps=500, milestones=(2 / 3, 13 / 15), precision='auto', workers=8,
              val_every=10, save_every=10)
 DRAWN = Study('synthetic people', train='synthetic', val='synthetic', val_images=200, scene=SCENE,
               augment=GENTLE, settings=NANO)
