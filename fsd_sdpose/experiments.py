@@ -60,6 +60,7 @@ from fsd_sdpose.processes import (
     Processes,
     device_name,
     join_processes,
+    keep_memory,
     pick_device,
     pick_precision,
 )
@@ -360,8 +361,9 @@ def environment(
     "Code, versions and hardware of a run."
     packages = ('torch', 'numpy', 'opencv-python-headless', 'pycocotools')
     versions = dict(fsd_sdpose=fsd_sdpose.__version__, python=platform.python_version())
+    kept = keep_memory.cache_info().currsize and keep_memory()  # it was asked to
     return dict(**git_state(), code=code_digest(), device=device_name(device),
-                malloc=os.environ.get('GLIBC_TUNABLES', ''),
+                malloc=os.environ.get('GLIBC_TUNABLES') or ('mallopt' if kept else ''),
                 versions=versions | {p: version(p) for p in packages})
 
 # %% ../nbs/18_experiments.ipynb #634c775f
@@ -627,6 +629,7 @@ def run_experiment(
 ) -> dict:  # the record
     "Train and evaluate one method once and write its record; bad input raises before any work."
     begun = time.time()
+    keep_memory()
     plan = _plan_run(study, method, seed, overrides or {}, out)
     if finished := finished_record(plan.out, plan.asked, plan.config, resume):
         return finished
