@@ -25,7 +25,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from scipy.io import loadmat
 
 from .files import read_json, write_json
 from .skeletons import CROWDPOSE, Skeleton, skeleton_for
@@ -558,6 +557,7 @@ def read_lsp_joints(
     path,  # joints.mat
 ) -> np.ndarray:  # (images,14,3) x, y in px and 1 where labelled
     "Read the joints of Leeds Sports Pose (Extended); raises `ValueError` for another kind of file."
+    from scipy.io import loadmat  # takes long to import, and is needed here only
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file {path}")
     try:

@@ -10,9 +10,7 @@ __all__ = ['EXAMPLE', 'LEFT', 'RIGHT', 'MIDDLE', 'use_style', 'to_picture', 'sho
 from pathlib import Path
 
 import cv2
-import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
 import torch
 
 import fsd_sdpose
@@ -24,6 +22,8 @@ def use_style(
     dpi: int = 110,  # resolution of the figures stored in the notebooks
 ):
     "Set the shared seaborn style."
+    import matplotlib.pyplot as plt
+    import seaborn as sns
     sns.set_theme(style='whitegrid', context='notebook', palette='colorblind', font_scale=.85)
     plt.rcParams.update({'figure.dpi': dpi, 'savefig.bbox': 'tight', 'axes.titlesize': 'medium',
                          'image.interpolation': 'nearest', 'figure.constrained_layout.use': True})
@@ -53,6 +53,7 @@ def show_images(
     height, width = np.asarray(images[0]).shape[:2]
     row_height = size * height / width + (.25 if titles else .05)
     figsize = columns * size, rows * row_height
+    import matplotlib.pyplot as plt
     fig, axes = plt.subplots(rows, columns, figsize=figsize, squeeze=False)
     for ax in axes.flat:
         ax.axis('off')
@@ -121,5 +122,6 @@ def overlay(
     share = np.clip((values - vmin) / max(vmax - vmin, 1e-12), 0, 1).astype(np.float32)
     share = cv2.resize(share, picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)[..., None]
     grey = picture.mean(-1, keepdims=True) * .6
-    colours = plt.get_cmap(cmap)(share[..., 0])[..., :3] * 255
+    import matplotlib
+    colours = matplotlib.colormaps[cmap](share[..., 0])[..., :3] * 255
     return (grey * (1 - .75 * share) + colours * .75 * share).clip(0, 255).astype(np.uint8)

@@ -24,11 +24,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .annotations import read_image
-from .checkpoints import load_weights
+from .checkpoints import STARTS, load_start, load_weights
 from .data import IMAGENET_MEAN, IMAGENET_STD, to_input
 from .drawing import draw_pose
 from .evaluation import inference, oks_nms, person_scores
-from .experiments import STARTS, load_start
 from .files import replacing, write_json
 from .heatmaps import decode, flip_merge
 from .models import VARIANTS, SDPose, load_released, sdpose

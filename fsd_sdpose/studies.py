@@ -9,12 +9,10 @@ __all__ = ['TOKEN', 'FSD', 'ADAPTIVE', 'DYNAMIC', 'NO_LOSS', 'PLACE', 'METHODS',
            'weight_points', 'preset_points', 'sweep_point', 'run_folder', 'pages']
 
 # %% ../nbs/17_studies.ipynb #a64da625
-import inspect
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .files import known
-from .losses import ForegroundTokenDistilLoss
 
 # %% ../nbs/17_studies.ipynb #2a6d56a2
 TOKEN = dict(type='TokenDistilLoss', loss_weight=5e-6)
@@ -174,9 +172,10 @@ class Study:
 SCENE = dict(size=[160, 160], people=[1, 2], crowd=[0., .8], clutter=[0., .5], occlusion=.1,
              truncation=0., poses=['stand', 'hips', 'folded', 'talk', 'walk'])
 GENTLE = dict(rotation=10., half_body=0., scale=.15, shift=0.)
-NANO = dict(variant='n', batch_size=16, base_batch=16, lr=2e-3, warmup_steps=50, milestones=(.85,))
+NANO = dict(variant='n', batch_size=16, base_batch=16, lr=2e-3, warmup_steps=50, milestones=(.85,),
+            precision='auto')
 PAPER = dict(variant='s_v1', epochs=PAPER_EPOCHS, batch_size=512, base_batch=512, lr=1e-3,
-             warmup_steps=500, milestones=(2 / 3, 13 / 15), precision='bf16', workers=8,
+             warmup_steps=500, milestones=(2 / 3, 13 / 15), precision='auto', workers=8,
              val_every=10, save_every=10)
 DRAWN = Study('synthetic people', train='synthetic', val='synthetic', val_images=200, scene=SCENE,
               augment=GENTLE, settings=NANO)
@@ -240,8 +239,7 @@ def loss_points(
     values,  # settings to try
 ) -> tuple[Point, ...]:
     "FSD with one entry of its loss changed, against the study's baseline."
-    default = inspect.signature(ForegroundTokenDistilLoss).parameters[entry].default
-    unchanged = FSD.get(entry, default)
+    unchanged = {'normalize': 'none', **FSD}[entry]  # as the loss has it where FSD does not say
     key = f'loss_vis_token_dist.{entry}'
     return tuple(Point(label=f'{entry}-{v}', value=v, method='fsd',
                        overrides={} if v == unchanged else {key: v}) for v in values)

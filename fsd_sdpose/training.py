@@ -44,12 +44,16 @@ from fsd_sdpose.losses import (
 from .masks import REMEDY
 from .models import VARIANTS, CycleOutput, try_compiled
 from fsd_sdpose.processes import (
+    PRECISIONS,
     Interrupts,
+    bf16_cost,
     device_name,
     distribute,
+    has_bf16_units,
     join_processes,
     on_device,
     pick_device,
+    pick_precision,
 )
 
 # %% ../nbs/15_training.ipynb #318e91f6
@@ -74,7 +78,7 @@ class TrainConfig:
     val_every: int = 0  # epochs between validations; 0: only after the last
     save_every: int = 0  # epochs between saved states, to resume from; 0: none
     flip_test: bool = True  # whether validation averages over the mirrored image
-    precision: str = 'fp32'  # 'fp32' or 'bf16' (autocast; losses stay float32)
+    precision: str = 'fp32'  # 'fp32', 'bf16' (autocast; losses stay float32) or 'auto'
     compile: bool = False  # use `torch.compile`; if it fails, training warns and goes on without it
     device: str = 'auto'  # 'auto', 'cpu', 'cuda', ...
     workers: int = 0  # loader processes
@@ -123,8 +127,7 @@ def _check_choices(config):
     config.milestones = tuple(config.milestones)
     if not all(0 < m <= 1 for m in config.milestones):
         raise ValueError(f"milestones are shares of the schedule in (0,1], not {config.milestones}")
-    if config.precision not in ('fp32', 'bf16'):
-        raise ValueError(f"precision is 'fp32' or 'bf16', not {config.precision!r}")
+    known(config.precision, PRECISIONS, 'precision')
     for name, kinds in _LOSS_KINDS.items():
         loss = getattr(config, name)
         try:
@@ -248,7 +251,8 @@ class Objective(nn.Module):
         config, variant = self.config, self.model.variant
         stride = variant.input_size[0] / variant.heatmap_size[0]
         target, weight = encode(joints, visible, variant.heatmap_size, stride, config.sigma)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == 'bf16'):
+        is_low = pick_precision(config.precision, images.device) == 'bf16'
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=is_low):
             outs = self.model(images)
             terms = cycle_terms(outs, target, weight, self.losses, self.model.grid)
         values = dict(token_rms=outs[-1].visual_tokens.detach().float().square().mean().sqrt())
@@ -262,7 +266,7 @@ def channels_last(
     device: torch.device,  # where the model is
 ) -> bool:
     "Whether images and convolutions keep a pixel's channels next to each other in memory."
-    return device.type == 'cuda' or config.precision == 'bf16'
+    return device.type == 'cuda' or pick_precision(config.precision, device) == 'bf16'
 
 # %% ../nbs/15_training.ipynb #407a8a2a
 def gradient_ratios(
@@ -715,6 +719,10 @@ def _prepare(model, losses, train_set, val_set, config):
     "Move a network and its losses to the device; the processes of the run and its batches."
     _check_sets(model, train_set, val_set, config)
     device = pick_device(config.device)
+    if config.precision == 'bf16' and not has_bf16_units(device):
+        warnings.warn(f"this {device.type} has no units for bf16, which takes "
+                      f"{bf16_cost(device):.1f} times as long as fp32 here; precision='auto' "
+                      "chooses fp32", stacklevel=3)
     processes = join_processes(device)
     _check_settings(model, losses, config, processes)
     layout = torch.channels_last if channels_last(config, device) else torch.preserve_format

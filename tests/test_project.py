@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from conftest import LIMIT, NOTEBOOKS, ROOT
 
-from fsd_sdpose.experiments import STARTS, load_start
+from fsd_sdpose.checkpoints import STARTS, load_start
 from fsd_sdpose.models import sdpose
 from fsd_sdpose.studies import STUDIES, SWEEPS, run_folder
 from fsd_sdpose.tables import gather, gather_sweep
