@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from fsd_sdpose.checkpoints import CHECKPOINTS, LOCK
 from fsd_sdpose.files import read_json, sha256, write_csv, write_json
 
 SETTINGS = dict(epochs=2, train_images=40, val_images=12, batch_size=16, warmup_steps=2,
@@ -146,12 +147,12 @@ def kill(point, sent, reference, scratch) -> dict:
     "Kill a run, resume it, and compare."
     folder = Path(scratch, f"{point} {sent}".replace(" ", "-"))
     ended = run(folder, point=point, sent=sent)
-    left = names(folder)
+    left = [re.sub(r"\.[^.]+-\d+-\d+\.part$", ".part", name) for name in names(folder)]
     again = run(folder, resume=True)
     differ = differences(folder, reference) if again.status == 0 else str(again.lines[-1:])
     stray = set(names(folder)) - set(names(reference))
     if "record.json" in left:  # the run was done, and is left as it is
-        stray -= set(left)
+        stray -= {*CHECKPOINTS, LOCK}
     return dict(kind="kill", case=point, signal=sent, status=ended.status, left=" ".join(left),
                 resumed_after=again.epoch, ok=ended.status != 0 and not differ and not stray,
                 found=differ or "equal to the undisturbed run")
