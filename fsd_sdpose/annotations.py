@@ -565,9 +565,9 @@ def read_lsp_joints(
     except Exception as e:  # damaged bytes can raise nearly anything
         raise ValueError(f"{path} is not a MATLAB file of version 7 or older ({e})") from e
     axes = {(14, 3): (2, 0, 1), (3, 14): (2, 1, 0)}.get(np.shape(joints)[:2])
-    if axes is None or joints.ndim != 3:
-        raise ValueError(f"{path} has no array 'joints' of shape (14,3,n) or (3,14,n); "
-                         f"found {np.shape(joints)}")
+    if axes is None or joints.ndim != 3 or joints.dtype.kind not in 'buif':
+        raise ValueError(f"{path} has no array 'joints' of real numbers and shape (14,3,n) or "
+                         f"(3,14,n); found {np.shape(joints)}")
     return joints.transpose(axes).astype(np.float64)
 
 # %% ../nbs/08_annotations.ipynb #5df92815

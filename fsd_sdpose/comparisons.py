@@ -93,7 +93,7 @@ def _mean_shift(drawn, reference_drawn, seeds, images):
     if len(shapes) > 1 or len(shapes[0]) != 1 or shapes[0][0] < 2:
         raise ValueError(f"draws must be as many on both sides, at least 2, not {shapes}")
     for k, pair in zip(seeds, pairs, strict=True):  # NaN: nobody in that draw
-        if np.isinf(pair).any() or np.isnan(pair).all():
+        if np.isinf(pair).any() or any(np.isnan(side).all() for side in pair):
             raise ValueError(f"the draws of seed {k} are infinite, or all NaN")
     return np.mean([a - b for a, b in pairs], axis=0)
 

@@ -247,8 +247,9 @@ def keypoint_share(
     weight: Tensor,  # (N,K) visibility times guidance, at least 0
 ) -> Tensor:  # (N,K), rows sum to 1, or to 0 where nothing is labelled
     "Share of each keypoint in an image's loss, @eq-adaptive."
-    p = torch.softmax(torch.where(weight > 0, logits + weight.clamp_min(1e-30).log(), -1e30), 1)
-    return p * (weight > 0)
+    labelled = ~(weight <= 0)  # NaN is not left out, and makes the loss NaN
+    p = torch.softmax(torch.where(labelled, logits + weight.clamp_min(1e-30).log(), -1e30), 1)
+    return p * labelled
 
 def peak_confidence(
     heatmap: Tensor,  # (N,K,H,W) of the teacher

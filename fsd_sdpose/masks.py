@@ -69,19 +69,23 @@ def foreground_mask(
     _check_heatmaps(heatmaps, check)
     p = heatmaps.detach().float()
     if target_weight is not None:
-        p = p * (visibility(target_weight, p.shape[:2]) > 0)[..., None, None]
+        p = p * (visibility(target_weight, p.shape[:2], check) > 0)[..., None, None]
     return soft_threshold(p.amax(1).clamp(0, 1), threshold, temperature)
 
 # %% ../nbs/04_masks.ipynb #7f0b62d4
 def visibility(
     target_weight: Tensor,  # (N,K) or (N,K,1), 0 where a keypoint is not labelled
     shape: tuple[int, int],  # (N,K)
+    check: bool = False,  # whether to look for NaN, for which the host waits
 ) -> Tensor:  # (N,K) float32
-    "Target weights as `(N,K)`; raises `ValueError` for another shape."
+    "As `(N,K)`; raises `ValueError` for another shape, `FloatingPointError` for a NaN."
     w = target_weight.squeeze(-1) if target_weight.ndim == 3 else target_weight
     if w.shape != shape:
         raise ValueError(f"target_weight has shape {tuple(target_weight.shape)}, "
                          f"expected {tuple(shape)} as (N,K)")
+    if check and torch.isnan(w).any():
+        raise FloatingPointError(f"target_weight holds {int(torch.isnan(w).sum())} NaN of "
+                                 f"{w.numel()}; a keypoint without a label has the weight 0")
     return w.float()
 
 # %% ../nbs/04_masks.ipynb #62e0664a

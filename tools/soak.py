@@ -147,7 +147,7 @@ def kill(point, sent, reference, scratch) -> dict:
     "Kill a run, resume it, and compare."
     folder = Path(scratch, f"{point} {sent}".replace(" ", "-"))
     ended = run(folder, point=point, sent=sent)
-    left = [re.sub(r"\.[^.]+-\d+-\d+\.part$", ".part", name) for name in names(folder)]
+    left = [re.sub(r"(\.[a-z-]+\.[a-z]+)\..+\.part$", r"\1.part", name) for name in names(folder)]
     again = run(folder, resume=True)
     differ = differences(folder, reference) if again.status == 0 else str(again.lines[-1:])
     stray = set(names(folder)) - set(names(reference))
