@@ -28,7 +28,7 @@ nbdev_groups = [
     ("Use", ["2[1-9]_*"]),
     ("Experiments", ["experiments/ap_table", *(f"experiments/{p}" for p in pages()),
                      "experiments/*"]),
-    ("Measurements", ["benchmarks*", "determinism*"]),
+    ("Measurements", ["benchmarks*", "determinism*", "reliability*"]),
     ("Reference", ["references"]),
 ]
 # these pages offer their notebook, in Colab too where the repository is on GitHub
