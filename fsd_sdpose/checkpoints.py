@@ -289,11 +289,20 @@ def check_same(
     now: dict,  # settings of what would go on from it
 ):
     "Raises `ValueError` naming the settings that differ."
+    before, now = _flat(before), _flat(now)
     differ = [f"{k} was {before.get(k, 'not set')!r} and is {now.get(k, 'not set')!r}"
               for k in before | now if before.get(k) != now.get(k)]
     if differ:
         raise ValueError(f"cannot resume from {path}: {'; '.join(differ)}. Use the settings of "
                          "that run, or pass resume=False to start from the beginning")
+
+def _flat(settings, name=''):
+    "Entries of dictionaries under names with dots."
+    flat = {}
+    for key, value in settings.items():
+        entries = isinstance(value, dict) and value
+        flat |= _flat(value, f'{name}{key}.') if entries else {f'{name}{key}': value}
+    return flat
 
 # %% ../nbs/13_checkpoints.ipynb #76eefda8
 def resume_run(

@@ -244,7 +244,7 @@ def test_resume_refuses_another_run(people, tmp_path):
             (dict(lr=0.5), "lr was 0.001 and is 0.5"),
             (dict(seed=1), "seed was 0 and is 1"),
             (dict(loss_kpt_token_dist=dict(type="TokenDistilLoss")),
-             "loss_kpt_token_dist was .*Adaptive.* and is .*TokenDistilLoss")):
+             "loss_kpt_token_dist.type was .*Adaptive.* and is .*TokenDistilLoss")):
         with pytest.raises(ValueError, match=text):
             short_run(people, tmp_path, validated=False, resume=True, settings=settings)
     assert (tmp_path / "resume.pt").read_bytes() == before
