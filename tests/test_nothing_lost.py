@@ -65,7 +65,8 @@ def test_resuming_a_finished_run_changes_nothing(done, no_work, capsys):
 
 
 @pytest.mark.parametrize("settings, text", [
-    ({"scene": TINY["scene"] | dict(occlusion=0.9)}, "overrides.scene.occlusion was 'not set' and is 0.9"),
+    ({"scene": TINY["scene"] | dict(occlusion=0.9)},
+     "overrides.scene.occlusion was 'not set' and is 0.9"),
     (dict(start=""), "overrides.start was"),
     (dict(val_images=40), "overrides.val_images was 8 and is 40"),
     (dict(lr=1e-4), "lr was 0.002 and is 0.0001"), (dict(method="baseline"), "method was 'fsd'"),
@@ -79,7 +80,7 @@ def test_a_finished_record_is_of_one_run(done, no_work, settings, text):
 
 
 @pytest.mark.parametrize("settings, text", [
-    ({"scene": TINY["scene"] | dict(occlusion=0.9)}, "scene.occlusion was 0.1 and is 0.9"),
+    ({"scene": TINY["scene"] | dict(occlusion=0.9)}, "scene.occlusion was 'not set' and is 0.9"),
     (dict(start=""), "start was"),
     (dict(val_images=9), "val_images was 8 and is 9"), (dict(method="baseline"), "method was")])
 def test_a_resumed_run_is_the_same_run(tmp_path, monkeypatch, settings, text):

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from fsd_sdpose.checkpoints import STARTS, load_start
 from fsd_sdpose.drawing import use_style
-from fsd_sdpose.experiments import STARTS, check_parameters, load_start, run_experiment, write_start
+from fsd_sdpose.experiments import check_parameters, run_experiment, write_start
 from fsd_sdpose.figures import learning_curves
 from fsd_sdpose.models import sdpose
 from fsd_sdpose.studies import STUDIES

@@ -16,9 +16,10 @@
 import pandas as pd
 from IPython.display import Markdown
 
+from fsd_sdpose.checkpoints import load_start
 from fsd_sdpose.data import PoseDataset, to_input
 from fsd_sdpose.drawing import overlay, show_images, use_style
-from fsd_sdpose.experiments import check_parameters, load_start, resolve, study_files
+from fsd_sdpose.experiments import check_parameters, resolve, study_files
 from fsd_sdpose.figures import dots
 from fsd_sdpose.models import sdpose
 from fsd_sdpose.probes import attention_maps
