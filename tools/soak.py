@@ -178,7 +178,7 @@ def refusals(reference, scratch):
     run(stopped, point="step 3", sent="KILL")
     state = digests(stopped)
     for name, change, text in (
-            ("other pictures", {"scene.occlusion": 0.9}, "scene.occlusion was 'not set' and is 0.9"),
+            ("other pictures", {"scene.occlusion": 0.9}, "scene.occlusion was"),
             ("other start", dict(start=""), "start was"),
             ("other validation set", dict(val_images=16), "val_images was"),
             ("other learning rate", dict(lr=1e-4), "lr was")):
