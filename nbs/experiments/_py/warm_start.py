@@ -31,7 +31,7 @@ use_style()
 # %% tags=["parameters"]
 full: bool = False  # train the whole schedule and replace the weights in the package
 seed: int = 0  # initial weights, order of data, augmentation
-overrides: dict = {'epochs': 1, 'train_images': 160, 'val_images': 40}  # unused with full
+overrides: dict = {'epochs': 1, 'train_images': 160, 'val_images': 40, 'warmup_steps': 5}  # if not full
 out: str = ''  # folder for the files of the run; empty: a temporary one
 
 # %% [markdown]
