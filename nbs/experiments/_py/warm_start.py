@@ -29,9 +29,9 @@ from fsd_sdpose.tables import gather_history, repository_results, run_summary
 use_style()
 
 # %% tags=["parameters"]
-full: bool = False  # train the whole schedule and replace the weights in the package
+full: bool = False  # train the whole schedule, no overrides, and replace the weights shipped
 seed: int = 0  # initial weights, order of data, augmentation
-overrides: dict = {'epochs': 1, 'train_images': 160, 'val_images': 40, 'warmup_steps': 5}  # if not full
+overrides: dict = {'epochs': 1, 'train_images': 160, 'val_images': 40, 'warmup_steps': 5}
 out: str = ''  # folder for the files of the run; empty: a temporary one
 
 # %% [markdown]
