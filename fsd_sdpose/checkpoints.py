@@ -119,7 +119,7 @@ def load_start(
     known(name, sorted(f.stem for f in Path(folder).glob('*.safetensors')), 'start')
     file = Path(folder, f'{name}.safetensors')
     made, digest = read_json(file.with_suffix('.json')), sha256(file)
-    if made['weights_sha256'] != digest:
+    if made.get('weights_sha256', digest) != digest:
         raise ValueError(f"{file} is damaged: its digest is {digest}, it was written with "
                          f"{made['weights_sha256']}; install the package again")
     state = {k: v.float() if v.is_floating_point() else v for k, v in read_weights(file).items()}
@@ -160,13 +160,20 @@ def _locked(folder):
     path = folder / LOCK
     file = _lock_file(path)
     try:
-        file.truncate(0)
-        file.write(json.dumps(dict(host=host_name(), pid=os.getpid(), since=time.strftime('%c'))))
-        file.flush()
+        _sign(file)
         yield
     finally:
         path.unlink(missing_ok=True)
         file.close()
+
+def _sign(file):
+    "Write the owner's name, and so try whether anything can be written."
+    try:
+        file.truncate(0)
+        file.write(json.dumps(dict(host=host_name(), pid=os.getpid(), since=time.strftime('%c'))))
+        file.flush()
+    except OSError as e:
+        raise OSError(e.errno, f"cannot be written ({e.strerror})", file.name) from e
 
 def _lock_file(path):
     "The open lock file, once it is ours; raises `FileExistsError` if it is not to be had."
