@@ -313,12 +313,13 @@ class People:
 
 # %% ../nbs/08_annotations.ipynb #79eed06a
 def people_arrays(
-    people: list[dict],  # from `annotated_people` or `detected_people`
+    people: list[dict],  # from `annotated_people` or `detected_people`; `stated` may be left out
     images: dict,  # image id -> entry
     num_keypoints: int,  # K
 ) -> People:  # the same people
     "Pack people into arrays."
     k = num_keypoints
+    people = [dict(stated=p['box']) | p for p in people]
     position = {i: n for n, i in enumerate(dict.fromkeys(p['image_id'] for p in people))}
     size = [(images[i]['width'], images[i]['height']) for i in position]
     def column(name, dtype, *shape):

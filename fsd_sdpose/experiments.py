@@ -578,6 +578,7 @@ def _plan_run(study, method, seed, overrides, out) -> PlannedRun:
     overrides = plain_values(overrides)
     out = Path(out or study_folder(study, method, seed, overrides))
     device = pick_device(config.device)
+    keep_memory()
     config = replace(config, precision=pick_precision(config.precision, device))
     asked = dict(study=study, method=method, seed=seed, overrides=overrides)
     return PlannedRun(asked, settings, config, out, device, join_processes(device))
@@ -629,7 +630,6 @@ def run_experiment(
 ) -> dict:  # the record
     "Train and evaluate one method once and write its record; bad input raises before any work."
     begun = time.time()
-    keep_memory()
     plan = _plan_run(study, method, seed, overrides or {}, out)
     if finished := finished_record(plan.out, plan.asked, plan.config, resume):
         return finished
