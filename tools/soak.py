@@ -257,6 +257,7 @@ def soak(only, out):
         kills = (kill(p, s, reference, scratch) for p, s in cases() if only in f"{p} {s}")
         others = () if only else (refusals(reference, scratch), faults(reference, scratch))
         for row in chain(kills, *others):
+            row["found"] = row["found"].replace(f"{scratch}/", "")
             rows.append(row)
             print("ok  " if row["ok"] else "BAD ", row["case"], row.get("signal", ""), "-",
                   row["found"], flush=True)
