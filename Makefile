@@ -76,7 +76,7 @@ unlock: $(READY)  ## after a call of demo or grid was killed
 test: $(READY)  ## everything CI checks; make test STEPS="sync tests" for a part
 	@$(BIN)/python tools/check.py $(STEPS)
 
-quick: $(READY)  ## the same in a minute, for every commit: without notebooks, documents, slow tests and the README's commands
+quick: $(READY)  ## the same in two minutes, for every commit: without notebooks, documents, slow tests and the README's commands
 	@$(BIN)/python tools/check.py sync readme ruff quick
 
 # both take long and are no part of `make test`
