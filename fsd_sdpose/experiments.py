@@ -344,7 +344,7 @@ def peak_memory_mb(
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 # %% ../nbs/18_experiments.ipynb #c84cc1ac
-READERS = ('tables', 'figures', 'prediction', 'cli')  # modules that look at runs, and make none
+READERS = ('tables', 'figures', 'prediction', 'doctor', 'cli')  # modules that make no runs
 
 def code_digest() -> str:  # 16 digits
     "Digest of the code that a run uses, whether or not it is committed."
@@ -504,21 +504,20 @@ def begin_folder(
     out: Path,  # of the run, owned by this process
     facts: dict,  # from `resume_facts`
     resume: bool,  # whether to go on from a state there
-) -> bool:  # whether a state is there to go on from
+):
     "Clear a folder for a new run, or make sure that its state is of this run; raises `ValueError`."
     saved = saved_state(out) if resume else None
     if saved:
         file, state = saved
         check_same(file, {k: v for k, v in state['settings'].items() if k in facts}, facts)
         print(f"{out}: going on after epoch {len(state['rows'])}")
-        return True
+        return
     if resume:
         print(f"{out}: there is nothing to resume, so the run starts from the beginning")
     elif any((out / name).exists() for name in STATES):
-        print(f"{out}: a stopped run is there; it starts from the beginning without resume")
+        print(f"{out}: the state of a stopped run is replaced; --resume would go on from it")
     for name in RUN_FILES:
         (out / name).unlink(missing_ok=True)
-    return False
 
 # %% ../nbs/18_experiments.ipynb #53cfc32a
 def make_model(
